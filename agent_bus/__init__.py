@@ -1,0 +1,1 @@
+"""What both services speak: messages, the shared directory, queues. Imports neither service."""

@@ -1,0 +1,68 @@
+"""Events: what happens, told while it happens.
+
+A task's events go to `events/NAME/ID.jsonl`, one JSON object a line, in order. The file is made with the first event.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from agent_bus.messages import Event, utc_now
+
+
+class EventSink(Protocol):
+    """Somebody who wants to know. Must never block and never raise."""
+
+    def publish(self, event: Event) -> None:
+        """Take note of the event."""
+
+
+class EventJournal:
+    """The events of one task, appended to its file as they come."""
+
+    def __init__(self, path: Path, *, worker: str, task_id: str) -> None:
+        self._path = path
+        self._worker = worker
+        self._task_id = task_id
+        self._descriptor: int | None = None
+
+    def append(self, event: str, data: dict[str, Any]) -> Event:
+        """Write one line and return the event.
+
+        Raises:
+            OSError: it cannot be written (a full disk, say); what was written before is whole.
+        """
+        record = Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data)
+        if self._descriptor is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(
+                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+            )
+        os.write(self._descriptor, record.model_dump_json().encode() + b"\n")
+        return record
+
+    def close(self) -> None:
+        """Close the file; a later `append` opens it again."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Yield the events of a journal; a torn last line is left out.
+
+    Raises:
+        ValueError: a line other than the last is broken.
+        OSError: the file cannot be read.
+    """
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            yield Event.model_validate_json(line)
+        except ValidationError as error:
+            raise ValueError(f"line {number} of {path} is no event") from error

@@ -1,0 +1,416 @@
+"""The embedded queue: a directory.
+
+A claim is an atomic `rename` into `inflight/INSTANCE/`; ownership is the lock that the living instance holds on that
+directory (`ownership.py`). A file moves `triggers → inflight → gone` once its result is in place, or back by way of
+`released/` when its owner died or let go. No step in between can lose it, and `kill -9` at any point leaves either
+the file or its result.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Protocol
+
+import anyio
+
+from agent_bus.claim_names import ClaimName, original_name, parse_claim_name
+from agent_bus.claim_store import ClaimStore, Held
+from agent_bus.dead_letters import DeadLetter, DeadLetterBox
+from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored, TriggerRejected
+from agent_bus.files import publish_once, read_untrusted, write_new
+from agent_bus.group_commit import GroupCommit
+from agent_bus.intake import Intake, IntakeSettings
+from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
+from agent_bus.messages import Result, Task, TaskError, TaskStatus, utc_now
+from agent_bus.queue import Claim, TriggerEvent
+from agent_bus.session_locks import SessionStore
+from agent_bus.trigger_index import Entry, Source
+from agent_bus.trigger_reader import TaskBody, make_task, read_body
+
+_BUSY_SESSION_RETRY_S = 1.0
+"""Another replica works in the session: nothing tells when it is done, so look again after this long."""
+
+_FAILED_CLAIM_RETRY_S = 1.0
+"""A file that could not be claimed (a full disk, say) is tried again after this long."""
+
+
+class QueueObserver(Protocol):
+    """Who wants to know what happens in the queue. Called on the event loop; must not block or raise."""
+
+    def ready(self) -> None:
+        """Something can be claimed now that could not before."""
+
+    def trigger_event(self, event: TriggerEvent) -> None:
+        """A trigger that is no task came, and is removed."""
+
+    def buried(self, letter: DeadLetter) -> None:
+        """A file was set aside."""
+
+    def cancel_requested(self, task_id: str) -> None:
+        """The end of a task was asked for."""
+
+
+class FileQueue:
+    """Tasks as files. Use `run_forever` beside it: scans, settle times and grouped flushes live there."""
+
+    def __init__(
+        self,
+        layout: WorkerLayout,
+        *,
+        worker: str,
+        instance: str,
+        intake: IntakeSettings,
+        sync_results: bool,
+        observer: QueueObserver,
+    ) -> None:
+        """Make the directories and take ownership of this instance's own.
+
+        Args:
+            layout: Where everything lies.
+            worker: Whose tasks these are.
+            instance: A name that no other process has or had.
+            intake: What is let in.
+            sync_results: Whether a result must be on the disk before its task is let go.
+            observer: Told what happens.
+
+        Raises:
+            QueueUnavailable: a directory cannot be made or used.
+        """
+        self._layout = layout
+        self._worker = worker
+        self._instance = instance
+        self._limits = intake
+        self._observer = observer
+        self._store = ClaimStore(layout, instance)
+        self._result_prefix = f"{layout.results}/"
+        same_mount = os.stat(layout.results).st_dev == os.stat(layout.inflight).st_dev
+        self._staged_prefix = self._store.prefix if same_mount else self._result_prefix
+        self._box = DeadLetterBox(layout, self._store.set_aside)
+        self._sessions = SessionStore(layout.sessions)
+        self._held: dict[str, Held] = {}
+        self._running_ids: set[str] = set()
+        self._cancelled_ids: set[str] = set()
+        self._commit = GroupCommit(layout.results) if sync_results else None
+        self.intake = Intake(layout, intake, self)
+
+    @property
+    def instance(self) -> str:
+        """The name of this process among the owners."""
+        return self._instance
+
+    async def run_forever(self) -> None:
+        """Scan, settle and flush until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            if self._commit is not None:
+                tasks.start_soon(self._commit.run_forever)
+            await self.intake.run_forever()
+
+    def close(self) -> None:
+        """Give back what is still held and the ownership itself; claims left over go on elsewhere."""
+        for token, held in list(self._held.items()):
+            with suppress(OSError):
+                self._store.release(held, held.name.attempt)
+            self._let_go(token, held)
+        self._store.close()
+
+    def depth(self) -> int:
+        """Return how many files wait, as far as this instance has seen."""
+        return len(self.intake.index)
+
+    def reclaim(self) -> int:
+        """Take what dead owners held and offer it anew; returns how many claims that were."""
+        reclaimed = self._store.reclaim()
+        for name in reclaimed:
+            self.intake.notice(Source.RELEASED, name)
+        if reclaimed:
+            self._observer.ready()
+        return len(reclaimed)
+
+    # -- the queue's interface, see agent_bus.queue.Queue
+
+    async def claim(self) -> Claim | None:
+        """Take the next task; None when nothing can be taken now.
+
+        Raises:
+            BusError: a file could not be claimed; it stays in the queue and is offered again a little later.
+        """
+        while (entry := self.intake.index.pop()) is not None:
+            try:
+                claim = self._claim_entry(entry)
+            except FileNotFoundError:
+                # Another replica was faster, or whoever put it there took it back.
+                claim = None
+            except OSError as error:
+                self.intake.index.end_session(entry.session)
+                self.intake.postpone(entry.source, entry.name, _FAILED_CLAIM_RETRY_S)
+                raise BusError(
+                    f"{entry.name} cannot be claimed: {error.strerror or error}; it stays where it is"
+                ) from error
+            if claim is not None:
+                return claim
+            self.intake.index.end_session(entry.session)
+        return None
+
+    async def extend(self, claim: Claim) -> None:
+        """Do nothing: the kernel knows who lives."""
+
+    async def remember(self, claim: Claim, *, session_id: str | None) -> None:
+        """Write the note beside the claim, and the session's conversation where it has one."""
+        claim.session_id = session_id
+        claim.notes["session_id"] = session_id
+        self._store.write_note(self._held[claim.token], claim.notes)
+        if claim.task.session is not None and session_id is not None:
+            self._sessions.remember(claim.task.session, session_id)
+
+    async def complete(self, claim: Claim, result: Result) -> bool:
+        """Put the result in place unless there is one, then let go."""
+        held = self._held[claim.token]
+        staged = f"{self._staged_prefix}.{held.name.uid}.result"
+        try:
+            write_new(staged, result.model_dump_json().encode())
+            if self._commit is not None:
+                await self._commit.flushed()
+            stored = publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
+        except OSError as error:
+            raise self._not_stored(result, staged, error) from error
+        self._store.discard(held)
+        self._forget(claim, held)
+        return stored
+
+    async def release(
+        self, claim: Claim, *, spend_attempt: bool, not_before: datetime | None = None, reason: str = ""
+    ) -> None:
+        """Put the claim into `released/`, where any replica may take it."""
+        held = self._held[claim.token]
+        if not_before is not None or held.has_note:
+            notes = {**claim.notes, "released_because": reason}
+            notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
+            self._store.write_note(held, notes)
+        released = self._store.release(held, claim.attempt if spend_attempt else claim.attempt - 1)
+        self._running_ids.discard(claim.task.task_id)
+        self._let_go(claim.token, held)
+        self.intake.notice(Source.RELEASED, released)
+        self._end_session(claim)
+        self._observer.ready()
+
+    async def bury(self, claim: Claim, reason: DeadLetterReason, message: str, result: Result | None) -> None:
+        """Set the claim aside; a result, where given, is written first."""
+        held = self._held[claim.token]
+        if result is not None:
+            self._store_result_now(result)
+        refusal = TriggerRejected(reason, message, task_id=claim.task.task_id)
+        self._bury_path(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
+        self._store.discard_note(held)
+        self._forget(claim, held)
+
+    # -- what the intake asks, see agent_bus.intake.IntakeHandler
+
+    def ready(self) -> None:
+        """Pass on that something can be claimed."""
+        self._observer.ready()
+
+    def take_event(self, name: str, text: str) -> None:
+        """Publish the event and remove its trigger; a crash in between publishes it again, never not at all."""
+        claimed = ClaimName(1, self._store.new_uid(), original_name(name))
+        source = Source.TRIGGERS if parse_claim_name(name) is None else Source.RELEASED
+        with suppress(FileNotFoundError):
+            held = self._store.take(self.intake.path_of(source, name), claimed)
+            self._observer.trigger_event(TriggerEvent(name=claimed.name, body=text))
+            self._store.discard(held)
+
+    def bury_unclaimed(self, source: Source, name: str, refusal: TriggerRejected) -> None:
+        """Set aside a file that nobody has claimed."""
+        task_id = refusal.task_id
+        if task_id is not None and not self.is_settled(task_id):
+            with suppress(ResultNotStored):
+                self._store_failure(task_id, refusal)
+        try:
+            self._bury_path(self.intake.path_of(source, name), original_name(name), refusal, attempts=0)
+        except FileNotFoundError:
+            return
+        except OSError:
+            self.intake.postpone(source, name, _FAILED_CLAIM_RETRY_S)
+            return
+        if source is Source.RELEASED and (parsed := parse_claim_name(name)) is not None:
+            self._store.drop_released_note(parsed)
+
+    def is_settled(self, task_id: str) -> bool:
+        """Tell whether the task runs here or has a result."""
+        return task_id in self._running_ids or os.path.lexists(f"{self._result_prefix}{task_id}.json")
+
+    def cancel(self, task_id: str) -> None:
+        """Take note of a cancel marker, for a running task or one to come."""
+        if task_id in self._running_ids:
+            self._cancelled_ids.add(task_id)
+            self._observer.cancel_requested(task_id)
+        elif self.is_settled(task_id):
+            self._remove_cancel_marker(task_id)
+        else:
+            self._cancelled_ids.add(task_id)
+
+    def held_until(self, name: str) -> float:
+        """Return when the released claim may be taken, in epoch seconds."""
+        parsed = parse_claim_name(name)
+        return 0.0 if parsed is None else self._store.held_until(parsed)
+
+    # -- inside
+
+    def _claim_entry(self, entry: Entry) -> Claim | None:
+        session_lock = None
+        if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
+            self.intake.postpone(entry.source, entry.name, _BUSY_SESSION_RETRY_S)
+            return None
+        earlier = parse_claim_name(entry.name) if entry.source is Source.RELEASED else None
+        if earlier is None:
+            name = ClaimName(1, self._store.new_uid(), entry.name)
+        else:
+            name = earlier._replace(attempt=earlier.attempt + 1)
+        try:
+            held = self._store.take(self.intake.path_of(entry.source, entry.name), name)
+        except OSError:
+            if session_lock is not None:
+                SessionStore.unlock(session_lock)
+            raise
+        held.session_lock = session_lock
+        try:
+            return self._validate(held, fresh=earlier is None)
+        except (OSError, BusError) as error:
+            # Nothing that is accepted may be lost: what cannot be judged now goes back.
+            released = self._store.release(held, name.attempt - 1)
+            self._unlock_session(held)
+            self.intake.postpone(Source.RELEASED, released, _FAILED_CLAIM_RETRY_S)
+            raise BusError(f"{entry.name} cannot be taken in: {error}") from error
+
+    def _validate(self, held: Held, *, fresh: bool) -> Claim | None:
+        notes = {} if fresh else self._store.take_note(held)
+        try:
+            body, status = read_untrusted(held.path, max_bytes=self._limits.max_bytes, owners=self._limits.owners)
+            meaning = read_body(body, held.name.name)
+            if not isinstance(meaning, TaskBody):
+                raise TriggerRejected(DeadLetterReason.MALFORMED, "it changed while it was claimed, and is no task now")
+            task = make_task(meaning, held.name.name, mtime_ns=status.st_mtime_ns, worker=self._worker)
+            if self._is_answered(task, held, fresh=fresh):
+                return None
+        except TriggerRejected as refusal:
+            self._reject(held, refusal)
+            return None
+        self._held[held.name.uid] = held
+        self._running_ids.add(task.task_id)
+        session_id = notes.get("session_id")
+        if session_id is None and task.session is not None:
+            session_id = self._sessions.conversation(task.session)
+        return Claim(
+            task=task,
+            attempt=held.name.attempt,
+            queued_at=datetime.fromtimestamp(status.st_mtime, UTC),
+            token=held.name.uid,
+            session_id=session_id,
+            notes=notes,
+            cancelled=task.task_id in self._cancelled_ids,
+        )
+
+    def _is_answered(self, task: Task, held: Held, *, fresh: bool) -> bool:
+        """Acknowledge a task whose result exists; a fresh trigger under a used id is refused aloud."""
+        result_path = f"{self._result_prefix}{task.task_id}.json"
+        if task.task_id in self._running_ids:
+            raise TriggerRejected(DeadLetterReason.DUPLICATE, f"task {task.task_id} is running already")
+        if not os.path.lexists(result_path):
+            return False
+        if fresh:
+            raise TriggerRejected(
+                DeadLetterReason.DUPLICATE,
+                f"task {task.task_id} has its result in {result_path}; to run it again, hand it in under a new task_id",
+            )
+        # The earlier owner died between writing the result and letting go.
+        self._store.discard(held)
+        self._unlock_session(held)
+        return True
+
+    def _reject(self, held: Held, refusal: TriggerRejected) -> None:
+        task_id = refusal.task_id
+        if task_id is not None and not self.is_settled(task_id):
+            self._store_failure(task_id, refusal)
+        self._bury_path(held.path, held.name.name, refusal, attempts=held.name.attempt - 1)
+        self._store.discard_note(held)
+        self._unlock_session(held)
+
+    def _store_failure(self, task_id: str, refusal: TriggerRejected) -> None:
+        now = utc_now()
+        error = TaskError(kind=refusal.reason.value, message=f"The task was set aside: {refusal.message}.")
+        self._store_result_now(
+            Result(
+                task_id=task_id,
+                worker=self._worker,
+                instance=self._instance,
+                status=TaskStatus.FAILED,
+                error=error,
+                attempts=0,
+                completed_at=now,
+                timestamp=now,
+                exit_code=1,
+                stderr=error.message,
+            )
+        )
+
+    def _store_result_now(self, result: Result) -> None:
+        staged = f"{self._staged_prefix}.{self._store.new_uid()}.result"
+        try:
+            write_new(staged, result.model_dump_json().encode())
+            publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
+        except OSError as error:
+            raise self._not_stored(result, staged, error) from error
+
+    def _not_stored(self, result: Result, staged: str, error: OSError) -> ResultNotStored:
+        with suppress(OSError):
+            os.unlink(staged)
+        if isinstance(error, FileNotFoundError):
+            with suppress(OSError, BusError):
+                self._store.mend()
+        return ResultNotStored(
+            f"the result of task {result.task_id} cannot be written to {self._layout.results}: "
+            f"{error.strerror or error}; make room or mend the directory, the task is kept"
+        )
+
+    def _bury_path(self, path: str, original: str, refusal: TriggerRejected, *, attempts: int) -> None:
+        letter = DeadLetter(
+            name="",
+            original_name=os.fsencode(original).decode("utf-8", "replace"),
+            reason=refusal.reason.value,
+            message=refusal.message,
+            worker=self._worker,
+            instance=self._instance,
+            buried_at=utc_now(),
+            task_id=refusal.task_id,
+            attempts=attempts,
+        )
+        self._observer.buried(self._box.bury(path, letter))
+
+    def _forget(self, claim: Claim, held: Held) -> None:
+        task_id = claim.task.task_id
+        self._running_ids.discard(task_id)
+        if task_id in self._cancelled_ids:
+            self._cancelled_ids.discard(task_id)
+            self._remove_cancel_marker(task_id)
+        self._let_go(claim.token, held)
+        self._end_session(claim)
+
+    def _let_go(self, token: str, held: Held) -> None:
+        del self._held[token]
+        self._unlock_session(held)
+
+    def _end_session(self, claim: Claim) -> None:
+        if claim.task.session is not None:
+            self.intake.index.end_session(claim.task.session)
+            self._observer.ready()
+
+    @staticmethod
+    def _unlock_session(held: Held) -> None:
+        if held.session_lock is not None:
+            SessionStore.unlock(held.session_lock)
+            held.session_lock = None
+
+    def _remove_cancel_marker(self, task_id: str) -> None:
+        with suppress(OSError):
+            os.unlink(self._layout.tasks / f"{task_id}{CANCEL_SUFFIX}")

@@ -1,0 +1,1 @@
+"""Benchmarks of codehornets-ai and of the libraries it is compared with."""

@@ -1,0 +1,1 @@
+"""Who does the work: Claude Code, any command, or an echo. The dispatcher knows only `base.Agent`."""

@@ -1,0 +1,106 @@
+"""What an agent is to the dispatcher: something that takes a task and gives an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from agent_bus.messages import Task, TaskError, TaskStatus
+
+
+class StopCause(StrEnum):
+    """Why a running task is stopped from outside."""
+
+    TIMEOUT = "timeout"
+    CANCEL = "cancel"
+    SHUTDOWN = "shutdown"
+    """The worker leaves; the task is released and goes on elsewhere."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Outcome:
+    """What an agent made of a task. While the agent works it fills in what it has, so that a stop loses nothing."""
+
+    status: TaskStatus = TaskStatus.COMPLETED
+    output: str = ""
+    structured_output: Any = None
+    error: TaskError | None = None
+    session_id: str | None = None
+    num_turns: int | None = None
+    usage: dict[str, Any] | None = None
+    cost_usd: float | None = None
+    stderr: str = ""
+    exit_code: int | None = None
+
+    def fail(self, kind: str, message: str) -> None:
+        """Make it a failure with this reason; the first reason stays."""
+        self.status = TaskStatus.FAILED
+        if self.error is None:
+            self.error = TaskError(kind=kind, message=message)
+
+
+class RateLimited(Exception):
+    """The credential has met a usage or rate limit; the task is not at fault and loses no attempt."""
+
+    def __init__(self, kind: str, until: datetime, message: str) -> None:
+        """Say which limit (`kind`), when it is announced to end, and a sentence for people."""
+        super().__init__(message)
+        self.kind = kind
+        self.until = until
+        self.message = message
+
+
+async def _nothing_to_remember(session_id: str) -> None:
+    return None
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """One attempt at a task: what the agent is given, and where it reports."""
+
+    task: Task
+    attempt: int = 1
+    session_id: str | None = None
+    """The conversation to go on in, or None."""
+    interrupted: bool = False
+    """Whether an earlier attempt had handed the prompt to that conversation."""
+    outcome: Outcome = field(default_factory=Outcome)
+    """Filled in as the work goes on."""
+    emit: Callable[[str, dict[str, Any]], None] = lambda event, data: None
+    """Tells the world what happens, live; never blocks, never raises."""
+    remember: Callable[[str], Awaitable[None]] = _nothing_to_remember
+    """Stores the id of the conversation; called before the prompt is handed over, so that a crash can resume it."""
+    prompt_handed: Callable[[], None] = lambda: None
+    """Called when the agent has the prompt; the queueing time ends here."""
+    stop_cause: StopCause | None = None
+    """Set before the run is cancelled from outside."""
+
+
+class Agent(Protocol):
+    """Does the work of one worker; serves as many runs at a time as the worker has slots."""
+
+    name: str
+
+    async def serve_forever(self) -> None:
+        """Do what goes on between tasks (keep processes warm); cancelled when the worker stops."""
+
+    async def run(self, run: Run) -> None:
+        """Work on the task and fill in `run.outcome`.
+
+        When cancelled, it ends whatever it started before the cancellation goes on.
+
+        Raises:
+            RateLimited: the credential's limit is met.
+        """
+
+    async def aclose(self) -> None:
+        """End every process; nothing that was started is left when this returns."""
+
+    def processes(self) -> dict[str, int]:
+        """Return the number of processes by state (`warm`, `busy`, …)."""
+
+    def statement(self) -> str | None:
+        """Say in one sentence why no task can be taken, or None when all is well."""

@@ -1,0 +1,33 @@
+"""The bell: every wake-up source rings it, and a rung bell makes the dispatcher look at the queue.
+
+It carries no data. A ring that is lost, doubled or late therefore costs nothing but time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+
+class Bell:
+    """Rung by any source on the event loop; heard by one listener."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+        self.rings: Counter[str] = Counter()
+        """How often each source rang."""
+
+    def ring(self, source: str) -> None:
+        """Wake the listener, now or as soon as it listens again."""
+        self.rings[source] += 1
+        self._rung.set()
+
+    @property
+    def is_rung(self) -> bool:
+        """Whether a ring has not been heard yet."""
+        return self._rung.is_set()
+
+    async def heard(self) -> None:
+        """Wait for a ring and silence the bell."""
+        await self._rung.wait()
+        self._rung.clear()

@@ -1,0 +1,440 @@
+"""The dispatcher: bell and free slots → claim → run → complete.
+
+Each slot is a coroutine that lives as long as the worker: after a task it claims the next one itself, and rests when
+there is none. A ring wakes one resting slot; a slot that finds work wakes the next. So a ring costs one look at the
+queue, and a full queue is worked off with no detour over the bell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import anyio
+
+from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored
+from agent_bus.events import EventJournal
+from agent_bus.gates import Gate, GateNotice
+from agent_bus.layout import WorkerLayout
+from agent_bus.messages import OnInterrupt, Result, TaskError, TaskStatus, utc_now
+from agent_bus.queue import Claim, Queue
+from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
+from worker_service.bell import Bell
+from worker_service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_EXIT_CODES: Final = {
+    TaskStatus.COMPLETED: 0,
+    TaskStatus.FAILED: 1,
+    TaskStatus.TIMED_OUT: 124,
+    TaskStatus.CANCELLED: 130,
+}
+_STORE_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_CLAIM_RETRY_S: Final = 1.0
+_AGENT_END_S: Final = 15.0
+"""How long an interrupted agent may take to end; beyond it the worker leaves and the kernel cleans up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispatchSettings:
+    """What the dispatcher goes by."""
+
+    worker: str
+    instance: str
+    slots: int
+    task_timeout_s: float
+    max_attempts: int
+    park_on_limit: bool = True
+
+
+@dataclass(slots=True)
+class _Running:
+    run: Run
+    scope: anyio.CancelScope
+
+    def stop(self, cause: StopCause) -> None:
+        if self.run.stop_cause is None:
+            self.run.stop_cause = cause
+        self.scope.cancel()
+
+
+class Dispatcher:
+    """Claims tasks and sees each one to its end."""
+
+    def __init__(
+        self,
+        settings: DispatchSettings,
+        *,
+        queue: Queue,
+        agent: Agent,
+        bell: Bell,
+        metrics: Metrics,
+        layout: WorkerLayout,
+        gate: Gate | None,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._agent = agent
+        self._bell = bell
+        self._metrics = metrics
+        self._layout = layout
+        self._gate = gate
+        self._resting: list[asyncio.Future[None]] = []
+        self._running: dict[str, _Running] = {}
+        self._accepting = True
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._claiming_since: float | None = None
+        self._unheard_since: float | None = None
+        self._storing_trouble: dict[str, str] = {}
+        self._claim_trouble: str | None = None
+        self.on_heard: list[Callable[[], None]] = []
+        """Called each time the bell was heard; the round-trip probe listens here."""
+
+    # -- what others may ask
+
+    @property
+    def current_tasks(self) -> list[str]:
+        """The ids of the tasks that run now."""
+        return list(self._running)
+
+    @property
+    def free_slots(self) -> int:
+        """How many tasks could be taken at once."""
+        return self._settings.slots - len(self._running)
+
+    def parked(self) -> GateNotice | None:
+        """Return why the credential's gate is closed, or None."""
+        return None if self._gate is None or not self._settings.park_on_limit else self._gate.closed()
+
+    def trouble(self) -> str | None:
+        """Say in one sentence why no task would be taken now, or None."""
+        if not self._accepting:
+            return "it is draining"
+        if self._storing_trouble:
+            return next(iter(self._storing_trouble.values()))
+        if self._claim_trouble is not None:
+            return self._claim_trouble
+        if (notice := self.parked()) is not None:
+            return f"a limit holds tasks back until {notice.until.isoformat(timespec='seconds')}: {notice.message}"
+        return None
+
+    def stuck_seconds(self) -> float:
+        """Return for how long the dispatcher has been deaf, or caught in one claim; 0.0 when it is well."""
+        now = time.monotonic()
+        if not self._bell.is_rung:
+            self._unheard_since = None
+        elif self._unheard_since is None:
+            self._unheard_since = now
+        since = [moment for moment in (self._unheard_since, self._claiming_since) if moment is not None]
+        return now - min(since) if since else 0.0
+
+    def cancel(self, task_id: str) -> bool:
+        """End the task's run as cancelled; False when it does not run here."""
+        running = self._running.get(task_id)
+        if running is None:
+            return False
+        running.stop(StopCause.CANCEL)
+        return True
+
+    # -- its life
+
+    async def run_forever(self) -> None:
+        """Serve until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            for number in range(self._settings.slots):
+                tasks.start_soon(self._serve_slot, name=f"slot {number}")
+            while True:
+                await self._bell.heard()
+                for listener in self.on_heard:
+                    listener()
+                self._wake_one()
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new, give running tasks `grace_s` seconds, then interrupt and release them."""
+        self._accepting = False
+        with anyio.move_on_after(grace_s):
+            await self._idle.wait()
+        if not self._running:
+            return
+        log.warning(
+            "%d task(s) did not end within %g s; they are interrupted and will be resumed",
+            len(self._running),
+            grace_s,
+            extra={"action": "drain_interrupts", "tasks": self.current_tasks},
+        )
+        for running in list(self._running.values()):
+            running.stop(StopCause.SHUTDOWN)
+        with anyio.move_on_after(_AGENT_END_S):
+            await self._idle.wait()
+
+    # -- slots
+
+    def _wake_one(self) -> None:
+        while self._resting:
+            rest = self._resting.pop()
+            if not rest.done():
+                rest.set_result(None)
+                return
+
+    async def _serve_slot(self) -> None:
+        while True:
+            claim = await self._next_claim()
+            if self._queue.depth():
+                self._wake_one()
+            await self._carry_out(claim)
+            # A fast agent never waits for anything: without this the other parts of the worker would starve.
+            await asyncio.sleep(0)
+
+    async def _next_claim(self) -> Claim:
+        while True:
+            if self.trouble() is None or (self._accepting and self._claim_trouble is not None):
+                claim = await self._try_claim()
+                if claim is not None:
+                    return claim
+            rest = asyncio.get_running_loop().create_future()
+            self._resting.append(rest)
+            await rest
+
+    async def _try_claim(self) -> Claim | None:
+        self._claiming_since = time.monotonic()
+        try:
+            claim = await self._queue.claim()
+        except BusError as error:
+            if self._claim_trouble is None:
+                log.error("%s", error, extra={"action": "claim_failed"})
+            self._claim_trouble = str(error)
+            self._ring_later(_CLAIM_RETRY_S)
+            return None
+        finally:
+            self._claiming_since = None
+        self._claim_trouble = None
+        return claim
+
+    def _ring_later(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._bell.ring, "retry")
+
+    # -- one task
+
+    async def _carry_out(self, claim: Claim) -> None:
+        task_id = claim.task.task_id
+        started_at = utc_now()
+        journal = EventJournal(self._layout.event_journal(task_id), worker=self._settings.worker, task_id=task_id)
+        run = self._prepare(claim, journal)
+        # The deadline is set when the agent starts: what comes before it is not the task's time.
+        running = self._running[task_id] = _Running(run, anyio.CancelScope())
+        self._idle.clear()
+        try:
+            ended = await self._run_agent(claim, running)
+            if ended:
+                await self._finish(claim, run.outcome, started_at, journal)
+        finally:
+            journal.close()
+            self._running.pop(task_id, None)
+            if not self._running:
+                self._idle.set()
+
+    def _prepare(self, claim: Claim, journal: EventJournal) -> Run:
+        emit = _Emitter(journal)
+
+        async def remember(session_id: str) -> None:
+            await self._queue.remember(claim, session_id=session_id)
+
+        def prompt_handed() -> None:
+            waited = time.time() - claim.queued_at.timestamp()
+            self._metrics.task_queue.observe(max(0.0, waited))
+
+        interrupted = claim.notes.get("session_id") is not None
+        restart = interrupted and claim.task.on_interrupt is OnInterrupt.RESTART and claim.task.session is None
+        return Run(
+            task=claim.task,
+            attempt=claim.attempt,
+            session_id=None if restart else claim.session_id,
+            interrupted=interrupted and not restart,
+            emit=emit,
+            remember=remember,
+            prompt_handed=prompt_handed,
+        )
+
+    async def _run_agent(self, claim: Claim, running: _Running) -> bool:
+        """Run the agent; False when the task went back to the queue or was buried, and has no result to store."""
+        run, task = running.run, claim.task
+        outcome = run.outcome
+        if claim.cancelled:
+            outcome.status = TaskStatus.CANCELLED
+            outcome.error = TaskError(kind="cancelled", message="The task was cancelled before it began.")
+            return True
+        limit = task.max_attempts or self._settings.max_attempts
+        if claim.attempt > limit:
+            await self._bury_exhausted(claim, limit)
+            return False
+        if claim.attempt > 1 and task.on_interrupt is OnInterrupt.FAIL:
+            outcome.fail("interrupted", "The worker ended in the middle of the task, and its on_interrupt is fail.")
+            return True
+        timeout_s = task.timeout or self._settings.task_timeout_s
+        try:
+            with running.scope as scope:
+                scope.deadline = anyio.current_time() + timeout_s
+                await self._agent.run(run)
+        except RateLimited as limited:
+            return await self._park(claim, limited, outcome)
+        except (BusError, OSError) as error:
+            await self._release_after_trouble(claim, error)
+            return False
+        except Exception as error:
+            log.exception("agent %s failed", self._agent.name, extra={"action": "agent_error", "task_id": task.task_id})
+            outcome.fail("agent_error", f"The agent {self._agent.name} failed: {error or type(error).__name__}.")
+        if scope.cancelled_caught:
+            match run.stop_cause:
+                case StopCause.SHUTDOWN:
+                    await self._queue.release(claim, spend_attempt=False, reason="the worker was stopped")
+                    log.info(
+                        "task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id}
+                    )
+                    return False
+                case StopCause.CANCEL:
+                    outcome.status = TaskStatus.CANCELLED
+                    outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
+                case _:
+                    outcome.status = TaskStatus.TIMED_OUT
+                    outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
+        return True
+
+    async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
+        if not self._settings.park_on_limit:
+            outcome.fail("rate_limited", f"{limited.message} (PARK_ON_LIMIT is 0)")
+            return True
+        notice = GateNotice(
+            kind=limited.kind, until=limited.until, message=limited.message, worker=self._settings.worker
+        )
+        if self._gate is not None:
+            try:
+                self._gate.close_until(notice)
+            except OSError as error:
+                log.error("the gate cannot be written: %s", error, extra={"action": "gate_unwritable"})
+        self._metrics.parked.labels(self._settings.worker, limited.kind).inc()
+        log.warning(
+            "task %s waits until %s: %s",
+            claim.task.task_id,
+            limited.until.isoformat(timespec="seconds"),
+            limited.message,
+            extra={"action": "task_parked", "task_id": claim.task.task_id, "limit": limited.kind},
+        )
+        await self._queue.release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
+        self._ring_later(max(0.05, (limited.until - utc_now()).total_seconds() + 0.05))
+        return False
+
+    async def _release_after_trouble(self, claim: Claim, error: Exception) -> None:
+        log.error(
+            "task %s goes back: %s",
+            claim.task.task_id,
+            error,
+            extra={"action": "task_released", "task_id": claim.task.task_id},
+        )
+        await self._queue.release(claim, spend_attempt=True, reason=str(error))
+
+    async def _bury_exhausted(self, claim: Claim, limit: int) -> None:
+        message = f"it was begun {limit} time{'s' if limit > 1 else ''} and never came to an end"
+        now = utc_now()
+        outcome = Outcome(session_id=claim.session_id)
+        outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
+        result = self._result(claim, outcome, now)
+        await self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result)
+        self._count(result)
+
+    async def _finish(self, claim: Claim, outcome: Outcome, started_at: datetime, journal: EventJournal) -> None:
+        result = self._result(claim, outcome, started_at)
+        for retry in range(1_000_000):
+            try:
+                stored = await self._queue.complete(claim, result)
+                break
+            except ResultNotStored as error:
+                self._metrics.result_retries.inc()
+                if result.task_id not in self._storing_trouble:
+                    log.error("%s", error, extra={"action": "result_not_stored", "task_id": result.task_id})
+                self._storing_trouble[result.task_id] = str(error)
+                await anyio.sleep(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)])
+        if self._storing_trouble.pop(result.task_id, None) is not None:
+            log.info("the result of task %s is stored now", result.task_id, extra={"action": "result_stored"})
+            self._bell.ring("slot")
+        if not stored:
+            self._metrics.results_refused.inc()
+        self._count(result)
+
+    def _result(self, claim: Claim, outcome: Outcome, started_at: datetime) -> Result:
+        now = utc_now()
+        exit_code = outcome.exit_code
+        if exit_code is None or (exit_code == 0 and outcome.status is not TaskStatus.COMPLETED):
+            exit_code = _EXIT_CODES[outcome.status]
+        message = "" if outcome.error is None else outcome.error.message
+        return Result(
+            task_id=claim.task.task_id,
+            worker=self._settings.worker,
+            instance=self._settings.instance,
+            status=outcome.status,
+            output=outcome.output,
+            structured_output=outcome.structured_output,
+            error=outcome.error,
+            session_id=outcome.session_id,
+            attempts=claim.attempt,
+            num_turns=outcome.num_turns,
+            usage=outcome.usage,
+            cost_usd=outcome.cost_usd,
+            queued_at=claim.queued_at,
+            started_at=started_at,
+            completed_at=now,
+            duration_seconds=max(0.0, (now - started_at).total_seconds()),
+            stdout=outcome.output,
+            stderr=outcome.stderr or message,
+            exit_code=exit_code,
+            timestamp=now,
+        )
+
+    def _count(self, result: Result) -> None:
+        worker = self._settings.worker
+        self._metrics.tasks.labels(worker, result.status.value).inc()
+        self._metrics.task_duration.observe(result.duration_seconds)
+        if result.cost_usd:
+            self._metrics.agent_cost.inc(result.cost_usd)
+        for kind in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
+            amount = (result.usage or {}).get(kind)
+            if isinstance(amount, int) and amount > 0:
+                self._metrics.agent_tokens.labels(worker, kind.removesuffix("_tokens")).inc(amount)
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "task %s %s in %.3f s%s",
+                result.task_id,
+                result.status.value,
+                result.duration_seconds,
+                "" if result.error is None else f": {result.error.message}",
+                extra={
+                    "action": "task_ended",
+                    "task_id": result.task_id,
+                    "status": result.status.value,
+                    "attempts": result.attempts,
+                },
+            )
+
+
+class _Emitter:
+    """Writes a task's events; a disk that is full costs events, never the task."""
+
+    __slots__ = ("_broken", "_journal")
+
+    def __init__(self, journal: EventJournal) -> None:
+        self._journal = journal
+        self._broken = False
+
+    def __call__(self, event: str, data: dict[str, object]) -> None:
+        try:
+            self._journal.append(event, data)
+        except OSError as error:
+            if not self._broken:
+                log.warning("events cannot be written: %s", error, extra={"action": "events_lost"})
+            self._broken = True

@@ -1,0 +1,61 @@
+"""Every metric of a worker, in one place, with its unit. The registry belongs to the worker, not to the module."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_QUEUE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1800, 7200)
+_TASK_BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 2400, 3600, 7200)
+
+
+class Metrics:
+    """The series of one worker; every one carries the label `worker`."""
+
+    def __init__(self, worker: str) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._worker = worker
+
+        self.tasks = self._counter("tasks", "Tasks that ended, by how.", "status")
+        self.task_duration = self._histogram(
+            "task_duration_seconds", "From the claim of a task to its stored result.", _TASK_BUCKETS
+        )
+        self.task_queue = self._histogram(
+            "task_queue_seconds", "From the arrival of a task to the moment the agent has the prompt.", _QUEUE_BUCKETS
+        )
+        self.queue_depth = self._gauge("queue_depth", "Tasks that wait, as far as this worker has seen.")
+        self.tasks_in_flight = self._gauge("tasks_in_flight", "Tasks that are running.")
+        self.wakeups = self._counter("wakeups", "How often each source rang the bell.", "source")
+        self.heartbeat = self._gauge("heartbeat_timestamp_seconds", "When the last heartbeat was written.")
+        self.probe_age = self._gauge("probe_age_seconds", "Since a probe last went through the watcher; -1 before one.")
+        self.agent_processes = self._gauge("agent_processes", "Processes of agents, by state.", "state")
+        self.agent_tokens = self._counter("agent_tokens", "Tokens that tasks used, by type.", "type")
+        self.agent_cost = self._counter("agent_cost_usd", "What the agents reported as cost, in US dollars.")
+        self.trigger_events = self._counter("trigger_events", "Triggers that were events, not tasks.")
+        self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
+        self.parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
+        self.fallbacks = self._counter("fallbacks", "Changes of the wake-up source.", "from", "to")
+        self.results_refused = self._counter("results_refused", "Results not stored since another one was there first.")
+        self.result_retries = self._counter("result_retries", "Failed attempts to store a result.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        metric = Counter(f"codehornets_{name}", text, ("worker", *labels), registry=self.registry)
+        return metric if labels else metric.labels(self._worker)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        metric = Gauge(f"codehornets_{name}", text, ("worker", *labels), registry=self.registry)
+        return metric if labels else metric.labels(self._worker)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        metric = Histogram(f"codehornets_{name}", text, ("worker",), registry=self.registry, buckets=buckets)
+        return metric.labels(self._worker)

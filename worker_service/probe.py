@@ -1,0 +1,110 @@
+"""The round-trip probe: a hidden file goes through the real watcher and bell to the real dispatcher.
+
+It proves what a heartbeat cannot: that a file which comes now would be taken up.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from agent_bus.file_queue import FileQueue
+from worker_service.bell import Bell
+from worker_service.dispatcher import Dispatcher
+from worker_service.wakeups.watcher import Watcher
+
+log = logging.getLogger(__name__)
+
+_PATIENCE_S: Final = 2.0
+"""How long a probe may take beside the poll interval; in practice it takes less than a millisecond."""
+
+
+class Prober:
+    """Sends probes round and knows how long ago the last one came back."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        queue: FileQueue,
+        bell: Bell,
+        dispatcher: Dispatcher,
+        watcher: Watcher,
+        interval_s: float,
+        poll_interval_s: float,
+    ) -> None:
+        """Use the hidden file `path` in the trigger directory, every `interval_s` seconds."""
+        self._path = path
+        self._bell = bell
+        self._watcher = watcher
+        self._interval_s = interval_s
+        self._poll_interval_s = poll_interval_s
+        self._started = time.monotonic()
+        self._last_return: float | None = None
+        self._seen = False
+        self._done = anyio.Event()
+        self._unwritable = False
+        queue.intake.probe = (path.name, self._on_seen)
+        dispatcher.on_heard.append(self._on_heard)
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since a probe last came back; None before the first one."""
+        return None if self._last_return is None else time.monotonic() - self._last_return
+
+    @property
+    def overdue_s(self) -> float:
+        """Seconds by which the next return is late; 0.0 while all is well or no probe can be written."""
+        if self._unwritable:
+            return 0.0
+        since = self._last_return if self._last_return is not None else self._started
+        allowed = 2 * self._interval_s + self._patience_s
+        return max(0.0, time.monotonic() - since - allowed)
+
+    @property
+    def _patience_s(self) -> float:
+        return _PATIENCE_S + (2 * self._poll_interval_s if self._watcher.polls else 0.0)
+
+    async def run_forever(self) -> None:
+        """Probe until cancelled; the file is removed in the end."""
+        try:
+            while True:
+                await self._probe_once()
+                await anyio.sleep(self._interval_s)
+        finally:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    async def _probe_once(self) -> None:
+        self._seen = False
+        self._done = anyio.Event()
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_bytes(b"")
+        except OSError as error:
+            # A full disk is told by /readyz; it must not make the worker be restarted.
+            if not self._unwritable:
+                log.warning("no probe can be written: %s", error, extra={"action": "probe_unwritable"})
+            self._unwritable = True
+            return
+        self._unwritable = False
+        with anyio.move_on_after(self._patience_s):
+            await self._done.wait()
+            self._last_return = time.monotonic()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
+        if not self._seen:
+            self._watcher.probe_unseen()
+
+    def _on_seen(self) -> None:
+        self._seen = True
+        self._bell.ring("probe")
+
+    def _on_heard(self) -> None:
+        if self._seen:
+            self._done.set()

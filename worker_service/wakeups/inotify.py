@@ -1,0 +1,96 @@
+"""inotify: the kernel tells which file came, within a fraction of a millisecond."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from asyncinotify import Event, Inotify, Mask, Watch
+
+from agent_bus.trigger_index import Source
+
+_ARRIVALS: Final = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.CREATE
+"""Written in place, renamed into place; and links, FIFOs and directories, which only ever get created."""
+
+_LOSSES: Final = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.UNMOUNT
+
+
+class DirectoryWatch:
+    """Watches the queue's directories; reports file names, overflows, and directories that were replaced."""
+
+    def __init__(
+        self,
+        inotify: Inotify,
+        directories: Mapping[Source, Path],
+        *,
+        on_file: Callable[[Source, str], None],
+        on_gap: Callable[[str], None],
+    ) -> None:
+        """Arm the watches.
+
+        Args:
+            inotify: An open instance.
+            directories: What to watch.
+            on_file: Called with each name that was created, written or renamed into place.
+            on_gap: Called with the reason when names may have been missed; everything must be looked at.
+
+        Raises:
+            OSError: a watch cannot be had (a limit is reached, or a directory cannot be made).
+        """
+        self._inotify = inotify
+        self._directories = directories
+        self._on_file = on_file
+        self._on_gap = on_gap
+        self._sources: dict[int, Source] = {}
+        for source in directories:
+            self._arm(source)
+
+    def _arm(self, source: Source) -> None:
+        directory = self._directories[source]
+        directory.mkdir(parents=True, exist_ok=True)
+        watch: Watch = self._inotify.add_watch(directory, _ARRIVALS | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR)
+        self._sources[watch.wd] = source
+
+    async def run_forever(self) -> None:
+        """Report until cancelled.
+
+        Raises:
+            OSError: a directory was replaced and cannot be watched again.
+        """
+        while True:
+            self._report(await self._inotify.get())
+
+    def _report(self, event: Event) -> None:
+        if event.mask & Mask.Q_OVERFLOW:
+            self._on_gap("the kernel's event queue overflowed")
+            return
+        watch = event.watch
+        if event.mask & _LOSSES:
+            self._replace(event, watch)
+            return
+        if watch is not None and event.name is not None and (source := self._sources.get(watch.wd)) is not None:
+            self._on_file(source, str(event.name))
+
+    def _replace(self, event: Event, watch: Watch | None) -> None:
+        if watch is None or (source := self._sources.pop(watch.wd, None)) is None:
+            return
+        if event.mask & Mask.MOVE_SELF:
+            # The watch followed the old directory; what matters is whatever has the name now.
+            self._inotify.rm_watch(watch)
+        self._arm(source)
+        self._on_gap(f"{self._directories[source]} was removed or replaced")
+
+
+@contextmanager
+def open_watch(
+    directories: Mapping[Source, Path], *, on_file: Callable[[Source, str], None], on_gap: Callable[[str], None]
+) -> Iterator[DirectoryWatch]:
+    """Open an inotify instance and arm the watches; see `DirectoryWatch`.
+
+    Raises:
+        OSError: no instance or watch can be had.
+    """
+    with Inotify() as inotify:
+        yield DirectoryWatch(inotify, directories, on_file=on_file, on_gap=on_gap)
