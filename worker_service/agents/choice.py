@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from worker_service.agents.base import Agent
+from worker_service.agents.claude import ClaudeAgent
+from worker_service.agents.claude_command import find_cli, style_flags
+from worker_service.agents.command import CommandAgent
 from worker_service.agents.echo import EchoAgent
-from worker_service.settings import WorkerSettings
+from worker_service.settings import AgentKind, WorkerSettings
 
 
 class AgentUnavailable(Exception):
@@ -12,9 +15,26 @@ class AgentUnavailable(Exception):
 
 
 def make_agent(settings: WorkerSettings) -> Agent:
-    """Return the agent; an agent's own modules are imported only where it is used.
+    """Return the agent that the settings name.
 
     Raises:
         AgentUnavailable: something it needs is missing.
     """
-    return EchoAgent()
+    match settings.agent:
+        case AgentKind.ECHO:
+            return EchoAgent()
+        case AgentKind.COMMAND:
+            return CommandAgent(settings.command, environment=settings.agent_environment, workspace=settings.workspace)
+        case AgentKind.CLAUDE:
+            cli = find_cli(settings.claude, settings.agent_environment)
+            if cli is None:
+                raise AgentUnavailable(
+                    "No Claude Code was found; install claude-agent-sdk, which brings it, or set CLAUDE_CLI."
+                )
+            try:
+                style_flags(settings.claude.output_style)
+            except OSError as error:
+                raise AgentUnavailable(
+                    f"OUTPUT_STYLE is {settings.claude.output_style!r}, which cannot be read: {error.strerror}."
+                ) from error
+            return ClaudeAgent(settings, cli)

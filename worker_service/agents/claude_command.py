@@ -1,0 +1,111 @@
+"""The Claude Code command line: which program, and with which flags. Knows nothing of processes or the SDK."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent_bus.messages import Task
+from worker_service.settings import ClaudeSettings
+
+_FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+
+
+def find_cli(settings: ClaudeSettings, environment: Mapping[str, str]) -> Path | None:
+    """Return the program: the one that is set, else the one in the SDK's wheel, else `claude` on the PATH."""
+    if settings.cli is not None:
+        return settings.cli
+    # The SDK is not imported for this: that takes most of a second.
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "_bundled" / "claude"
+        if bundled.is_file():
+            return bundled
+    found = shutil.which("claude", path=environment.get("PATH", os.defpath))
+    return None if found is None else Path(found)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a Claude process is started for. Tasks of the same profile can be served by the same process.
+
+    All of these are flags of the start: turns, budget and schema cannot be changed in a living process.
+    """
+
+    workspace: Path
+    model: str | None = None
+    allowed_tools: tuple[str, ...] = ()
+    max_turns: int | None = None
+    max_budget_usd: float | None = None
+    output_schema: str | None = None
+    """The JSON text of the schema."""
+
+
+def usual_profile(settings: ClaudeSettings, workspace: Path) -> Profile:
+    """Return the profile of a task that asks for nothing special; warm processes have this one."""
+    return Profile(
+        workspace=workspace,
+        model=settings.model,
+        allowed_tools=settings.allowed_tools,
+        max_turns=settings.max_turns,
+        max_budget_usd=settings.max_budget_usd,
+    )
+
+
+def profile_of(task: Task, usual: Profile) -> Profile:
+    """Return the profile that the task needs; equal to `usual` where it asks for nothing else."""
+    return Profile(
+        workspace=Path(task.workspace) if task.workspace is not None else usual.workspace,
+        model=task.model if task.model is not None else usual.model,
+        allowed_tools=tuple(task.allowed_tools) if task.allowed_tools is not None else usual.allowed_tools,
+        max_turns=task.max_turns if task.max_turns is not None else usual.max_turns,
+        max_budget_usd=task.max_budget_usd if task.max_budget_usd is not None else usual.max_budget_usd,
+        output_schema=None if task.output_schema is None else json.dumps(task.output_schema, sort_keys=True),
+    )
+
+
+def style_flags(style: str | None) -> list[str]:
+    """Return the flags of an output style: a file's text goes into the system prompt, a name into the settings.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not style:
+        return []
+    path = Path(style)
+    if path.suffix == ".md" or "/" in style:
+        return ["--append-system-prompt", _FRONT_MATTER.sub("", path.read_text()).strip()]
+    return ["--settings", json.dumps({"outputStyle": style})]
+
+
+def command_line(
+    cli: Path, settings: ClaudeSettings, profile: Profile, *, session_id: str, resume: bool, style: list[str]
+) -> list[str]:
+    """Return the whole command; `session_id` is the new conversation's, or with `resume` the one to go on in."""
+    command = [str(cli), "--output-format", "stream-json", "--verbose", "--input-format", "stream-json"]
+    # One word for flag and value: no value can then be taken for a flag.
+    command.append(f"--resume={session_id}" if resume else f"--session-id={session_id}")
+    command.append(f"--permission-mode={settings.permission_mode}")
+    if profile.allowed_tools:
+        command.append(f"--allowedTools={','.join(profile.allowed_tools)}")
+    if profile.model is not None:
+        command.append(f"--model={profile.model}")
+    if profile.max_turns is not None:
+        command.append(f"--max-turns={profile.max_turns}")
+    if profile.max_budget_usd is not None:
+        command.append(f"--max-budget-usd={profile.max_budget_usd}")
+    if profile.output_schema is not None:
+        command.append(f"--json-schema={profile.output_schema}")
+    return command + style
+
+
+def transcript_exists(environment: Mapping[str, str], session_id: str) -> bool:
+    """Tell whether the conversation can be resumed on this machine, in some directory or other."""
+    folder = environment.get("CLAUDE_CONFIG_DIR") or os.path.join(environment.get("HOME") or "/", ".claude")
+    return any(Path(folder, "projects").glob(f"*/{session_id}.jsonl"))

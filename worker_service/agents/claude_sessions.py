@@ -1,0 +1,135 @@
+"""The Claude agent: each task is a conversation of its own in a warm Claude Code process, resumed after a crash."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from pathlib import Path
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from worker_service.agents.base import RateLimited, Run, StopCause
+from worker_service.agents.claude_command import (
+    Profile,
+    command_line,
+    profile_of,
+    style_flags,
+    transcript_exists,
+    usual_profile,
+)
+from worker_service.agents.claude_pool import ClaudePool
+from worker_service.agents.claude_process import ClaudeProcess, NotResumable, ProcessGone, start_claude
+from worker_service.agents.claude_turn import GaveUp, Turn
+from worker_service.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+_RESUME_PROMPT: Final = (
+    "You were interrupted while you worked on the task below, and this is the same conversation. Look at what you "
+    "have done already, check whether the last step took effect, and go on from there; do not start over.\n\n"
+    "The task:\n{description}"
+)
+
+
+class ClaudeSessions:
+    """Serves runs with the processes of a pool. `claude_agent.ClaudeAgent` loads it when the SDK is imported."""
+
+    def __init__(self, settings: WorkerSettings, cli: Path) -> None:
+        self._settings = settings
+        self._cli = cli
+        self._style = style_flags(settings.claude.output_style)
+        self._usual = usual_profile(settings.claude, settings.workspace)
+        self.pool = ClaudePool(
+            self._start,
+            self._usual,
+            warm=settings.claude.warm_processes,
+            slots=settings.slots,
+            freeze=settings.claude.freeze,
+        )
+
+    async def _start(self, profile: Profile, resume: str | None, tasks: TaskGroup) -> ClaudeProcess:
+        session_id = resume or str(uuid.uuid4())
+        command = command_line(
+            self._cli,
+            self._settings.claude,
+            profile,
+            session_id=session_id,
+            resume=resume is not None,
+            style=self._style,
+        )
+        return await start_claude(
+            command,
+            environment=self._settings.agent_environment,
+            profile=profile,
+            session_id=session_id,
+            tasks=tasks,
+        )
+
+    async def run(self, run: Run) -> None:
+        """Work on one task; see `base.Agent.run`."""
+        try:
+            process, prompt = await self._open_conversation(run)
+        except ProcessGone as error:
+            run.outcome.fail(error.kind, str(error))
+            return
+        reusable = False
+        try:
+            reusable = await self._take_turn(process, prompt, run)
+        except ProcessGone as error:
+            run.outcome.fail(error.kind, str(error))
+        except GaveUp as error:
+            await self._interrupt(process, run)
+            run.outcome.fail(error.kind, str(error))
+        except RateLimited:
+            await self._interrupt(process, run)
+            raise
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self._interrupt(process, run)
+            raise
+        finally:
+            if reusable:
+                self.pool.give_back(process, reusable=True, session=run.task.session)
+            else:
+                with anyio.CancelScope(shield=True):
+                    await self.pool.discard(process)
+
+    async def _open_conversation(self, run: Run) -> tuple[ClaudeProcess, str]:
+        """Return a process in the right conversation, and the prompt for it."""
+        profile = profile_of(run.task, self._usual)
+        resume = run.session_id
+        session = run.task.session
+        prompt = run.task.description
+        known = resume is not None and transcript_exists(self._settings.agent_environment, resume)
+        if resume is not None and known:
+            try:
+                process = await self.pool.acquire(profile, session=session, resume=resume)
+            except NotResumable as error:
+                log.warning("the conversation cannot be resumed: %s", error, extra={"action": "not_resumable"})
+            else:
+                return process, _RESUME_PROMPT.format(description=prompt) if run.interrupted else prompt
+        if resume is not None:
+            run.emit("not_resumed", {"session_id": resume})
+        return await self.pool.acquire(profile, session=session, resume=None), prompt
+
+    async def _take_turn(self, process: ClaudeProcess, prompt: str, run: Run) -> bool:
+        """Hand over the prompt and take in the answer; tells whether the process may serve another task."""
+        run.outcome.session_id = process.session_id
+        await run.remember(process.session_id)
+        turn = Turn(run)
+        await process.begin(prompt)
+        run.prompt_handed()
+        run.emit("prompt", {"session_id": process.session_id, "attempt": run.attempt, "resumed": run.interrupted})
+        async for message in process.messages():
+            turn.take(message)
+        return run.outcome.error is None
+
+    async def _interrupt(self, process: ClaudeProcess, run: Run) -> None:
+        """End the turn in good order, so that its cost is known and its transcript is whole."""
+        result = await process.interrupt()
+        if result is not None:
+            Turn(run).take_costs(result)
+        cause = run.stop_cause or StopCause.TIMEOUT
+        run.emit("interrupted", {"cause": cause.value, "orderly": result is not None})
