@@ -25,8 +25,9 @@ class EventSink(Protocol):
 class EventJournal:
     """The events of one task, appended to its file as they come."""
 
-    def __init__(self, path: Path, *, worker: str, task_id: str) -> None:
-        self._path = path
+    def __init__(self, directory: Path, *, worker: str, task_id: str) -> None:
+        """Write to `directory/ID.jsonl`, which is `WorkerLayout.event_journal`."""
+        self._directory = directory
         self._worker = worker
         self._task_id = task_id
         self._descriptor: int | None = None
@@ -39,9 +40,10 @@ class EventJournal:
         """
         record = Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data)
         if self._descriptor is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            path = self._directory / f"{self._task_id}.jsonl"
             self._descriptor = os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
+                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
             )
         os.write(self._descriptor, record.model_dump_json().encode() + b"\n")
         return record

@@ -20,7 +20,7 @@ from agent_bus.claim_store import ClaimStore, Held
 from agent_bus.dead_letters import DeadLetter, DeadLetterBox
 from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored, TriggerRejected
 from agent_bus.files import publish_once, read_untrusted, write_new
-from agent_bus.group_commit import GroupCommit
+from agent_bus.group_commit import GroupCommit, is_in_memory
 from agent_bus.intake import Intake, IntakeSettings
 from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
 from agent_bus.messages import Result, Task, TaskError, TaskStatus, utc_now
@@ -92,7 +92,8 @@ class FileQueue:
         self._held: dict[str, Held] = {}
         self._running_ids: set[str] = set()
         self._cancelled_ids: set[str] = set()
-        self._commit = GroupCommit(layout.results) if sync_results else None
+        must_flush = sync_results and not is_in_memory(layout.results)
+        self._commit = GroupCommit(layout.results) if must_flush else None
         self.intake = Intake(layout, intake, self)
 
     @property
@@ -238,7 +239,7 @@ class FileQueue:
 
     def is_settled(self, task_id: str) -> bool:
         """Tell whether the task runs here or has a result."""
-        return task_id in self._running_ids or os.path.lexists(f"{self._result_prefix}{task_id}.json")
+        return task_id in self._running_ids or os.access(f"{self._result_prefix}{task_id}.json", os.F_OK)
 
     def cancel(self, task_id: str) -> None:
         """Take note of a cancel marker, for a running task or one to come."""
@@ -316,7 +317,7 @@ class FileQueue:
         result_path = f"{self._result_prefix}{task.task_id}.json"
         if task.task_id in self._running_ids:
             raise TriggerRejected(DeadLetterReason.DUPLICATE, f"task {task.task_id} is running already")
-        if not os.path.lexists(result_path):
+        if not os.access(result_path, os.F_OK):
             return False
         if fresh:
             raise TriggerRejected(

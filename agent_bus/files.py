@@ -14,6 +14,8 @@ from agent_bus.errors import DeadLetterReason, TriggerRejected
 
 _OPEN_UNTRUSTED: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
+_ROOM_BYTES: Final = 4096
+
 _KINDS: Final = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -56,8 +58,9 @@ def read_untrusted(path: str, *, max_bytes: int, owners: frozenset[int] | None) 
                 DeadLetterReason.TOO_LARGE,
                 f"it has {status.st_size:,} bytes; MAX_TRIGGER_BYTES allows {max_bytes:,}",
             )
-        body = os.read(descriptor, max_bytes + 1)
-        while len(body) < status.st_size and (more := os.read(descriptor, max_bytes + 1 - len(body))):
+        # Room for what is there and a little more: a buffer of `max_bytes` would cost more than all the rest.
+        body = os.read(descriptor, status.st_size + _ROOM_BYTES)
+        while len(body) > status.st_size and len(body) <= max_bytes and (more := os.read(descriptor, _ROOM_BYTES)):
             body += more
         if len(body) > max_bytes:
             raise TriggerRejected(

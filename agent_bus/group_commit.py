@@ -32,6 +32,21 @@ def sync_filesystem(directory: Path) -> None:
         os.close(descriptor)
 
 
+def is_in_memory(directory: Path) -> bool:
+    """Tell whether `directory` lies on a file system without a disk (tmpfs, ramfs), where there is nothing to flush."""
+    device = os.stat(directory).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+            for line in mounts:
+                fields, _, rest = line.partition(" - ")
+                if fields.split()[2] == wanted:
+                    return rest.split()[0] in ("tmpfs", "ramfs")
+    except (OSError, IndexError):
+        return False
+    return False
+
+
 class GroupCommit:
     """Lets many writers share one flush.
 

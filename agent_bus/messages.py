@@ -81,7 +81,7 @@ class Task(BaseModel):
     """The worker it is meant for; a task found in another worker's directory is set aside."""
     timeout: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
     """Seconds the agent may take, 30 days at most; None means the worker's `TASK_TIMEOUT`."""
-    dependencies: list[TaskId] = []
+    dependencies: list[TaskId] = Field(default_factory=list)
     session: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Tasks that name the same session share one conversation, oldest first, one at a time."""
     workspace: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
@@ -92,7 +92,7 @@ class Task(BaseModel):
     output_schema: dict[str, Any] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     on_interrupt: Annotated[OnInterrupt, Field(strict=False)] = OnInterrupt.RESUME
-    metadata: dict[str, Any] = {}
+    metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime | None = None
 
 
@@ -160,7 +160,7 @@ class Heartbeat(BaseModel):
     component: Literal["worker", "watcher", "orchestrator"] = "watcher"
     timestamp: datetime
     status: Annotated[WorkerStatus, Field(strict=False)]
-    current_tasks: list[str] = []
+    current_tasks: list[str] = Field(default_factory=list)
     queue_size: int = 0
     mode: str
     pid: int
@@ -172,7 +172,7 @@ class Heartbeat(BaseModel):
     agent: str = "claude"
     probe_age_seconds: float | None = None
     """Seconds since a probe last went through the watcher to the dispatcher; None before the first one."""
-    bells: list[str] = []
+    bells: list[str] = Field(default_factory=list)
     """The wake-up sources in force, such as `inotify` or `interval`."""
     parked_until: datetime | None = None
     """When the rate limit that holds this worker's tasks back is announced to end."""
@@ -187,4 +187,4 @@ class Event(BaseModel):
     timestamp: datetime
     worker: str
     task_id: str | None = None
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = Field(default_factory=dict)

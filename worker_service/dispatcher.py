@@ -26,6 +26,7 @@ from agent_bus.queue import Claim, Queue
 from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
 from worker_service.bell import Bell
 from worker_service.metrics import Metrics
+from worker_service.task_log import TaskLog
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ _EXIT_CODES: Final = {
     TaskStatus.TIMED_OUT: 124,
     TaskStatus.CANCELLED: 130,
 }
+_TOKEN_KINDS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _STORE_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _CLAIM_RETRY_S: Final = 1.0
 _AGENT_END_S: Final = 15.0
@@ -94,6 +96,8 @@ class Dispatcher:
         self._unheard_since: float | None = None
         self._storing_trouble: dict[str, str] = {}
         self._claim_trouble: str | None = None
+        self._task_log = TaskLog()
+        self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.on_heard: list[Callable[[], None]] = []
         """Called each time the bell was heard; the round-trip probe listens here."""
 
@@ -225,7 +229,7 @@ class Dispatcher:
     async def _carry_out(self, claim: Claim) -> None:
         task_id = claim.task.task_id
         started_at = utc_now()
-        journal = EventJournal(self._layout.event_journal(task_id), worker=self._settings.worker, task_id=task_id)
+        journal = EventJournal(self._layout.events, worker=self._settings.worker, task_id=task_id)
         run = self._prepare(claim, journal)
         # The deadline is set when the agent starts: what comes before it is not the task's time.
         running = self._running[task_id] = _Running(run, anyio.CancelScope())
@@ -398,28 +402,15 @@ class Dispatcher:
 
     def _count(self, result: Result) -> None:
         worker = self._settings.worker
-        self._metrics.tasks.labels(worker, result.status.value).inc()
+        self._ended[result.status].inc()
         self._metrics.task_duration.observe(result.duration_seconds)
         if result.cost_usd:
             self._metrics.agent_cost.inc(result.cost_usd)
-        for kind in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"):
+        for kind in _TOKEN_KINDS if result.usage else ():
             amount = (result.usage or {}).get(kind)
             if isinstance(amount, int) and amount > 0:
                 self._metrics.agent_tokens.labels(worker, kind.removesuffix("_tokens")).inc(amount)
-        if log.isEnabledFor(logging.INFO):
-            log.info(
-                "task %s %s in %.3f s%s",
-                result.task_id,
-                result.status.value,
-                result.duration_seconds,
-                "" if result.error is None else f": {result.error.message}",
-                extra={
-                    "action": "task_ended",
-                    "task_id": result.task_id,
-                    "status": result.status.value,
-                    "attempts": result.attempts,
-                },
-            )
+        self._task_log.ended(result)
 
 
 class _Emitter:
