@@ -23,7 +23,7 @@ from agent_bus.files import publish_once, read_untrusted, write_new
 from agent_bus.group_commit import GroupCommit
 from agent_bus.intake import Intake, IntakeSettings
 from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
-from agent_bus.messages import Result, Task, TaskError, TaskStatus, utc_now
+from agent_bus.messages import Result, Task, TaskError, TaskStatus, encode_result, utc_now
 from agent_bus.queue import Claim, TriggerEvent
 from agent_bus.session_locks import SessionStore
 from agent_bus.trigger_index import Entry, Source
@@ -169,7 +169,7 @@ class FileQueue:
         held = self._held[claim.token]
         staged = f"{self._staged_prefix}.{held.name.uid}.result"
         try:
-            write_new(staged, result.model_dump_json().encode())
+            write_new(staged, encode_result(result))
             if self._commit is not None:
                 await self._commit.flushed()
             stored = publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
@@ -357,7 +357,7 @@ class FileQueue:
     def _store_result_now(self, result: Result) -> None:
         staged = f"{self._staged_prefix}.{self._store.new_uid()}.result"
         try:
-            write_new(staged, result.model_dump_json().encode())
+            write_new(staged, encode_result(result))
             publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
         except OSError as error:
             raise self._not_stored(result, staged, error) from error
