@@ -27,7 +27,7 @@ from agent_bus.messages import Result, Task, TaskError, TaskStatus, encode_resul
 from agent_bus.queue import Claim, TriggerEvent
 from agent_bus.session_locks import SessionStore
 from agent_bus.trigger_index import Entry, Source
-from agent_bus.trigger_reader import TaskBody, make_task, read_body
+from agent_bus.trigger_reader import TaskBody, make_task, read_body, task_id_in_name
 
 _BUSY_SESSION_RETRY_S = 1.0
 """Another replica works in the session: nothing tells when it is done, so look again after this long."""
@@ -184,14 +184,18 @@ class FileQueue:
     ) -> None:
         """Put the claim into `released/`, where any replica may take it."""
         held = self._held[claim.token]
-        if not_before is not None or held.has_note:
-            notes = {**claim.notes, "released_because": reason}
-            notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
-            self._store.write_note(held, notes)
-        released = self._store.release(held, claim.attempt if spend_attempt else claim.attempt - 1)
+        released = None
+        # Somebody may have deleted the shared directory under the running task: then there is nothing to give back.
+        with suppress(FileNotFoundError):
+            if not_before is not None or held.has_note:
+                notes = {**claim.notes, "released_because": reason}
+                notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
+                self._store.write_note(held, notes)
+            released = self._store.release(held, claim.attempt if spend_attempt else claim.attempt - 1)
         self._running_ids.discard(claim.task.task_id)
         self._let_go(claim.token, held)
-        self.intake.notice(Source.RELEASED, released)
+        if released is not None:
+            self.intake.notice(Source.RELEASED, released)
         self._end_session(claim)
         self._observer.ready()
 
@@ -201,7 +205,8 @@ class FileQueue:
         if result is not None:
             self._store_result_now(result)
         refusal = TriggerRejected(reason, message, task_id=claim.task.task_id)
-        self._bury_path(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
+        with suppress(FileNotFoundError):
+            self._bury_path(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
         self._store.discard_note(held)
         self._forget(claim, held)
 
@@ -223,18 +228,21 @@ class FileQueue:
     def bury_unclaimed(self, source: Source, name: str, refusal: TriggerRejected) -> None:
         """Set aside a file that nobody has claimed."""
         task_id = refusal.task_id
-        if task_id is not None and not self.is_settled(task_id):
-            with suppress(ResultNotStored):
-                self._store_failure(task_id, refusal)
         try:
+            if task_id is not None and not self.is_settled(task_id) and not self._is_claimed(task_id):
+                self._store_failure(task_id, refusal)
             self._bury_path(self.intake.path_of(source, name), original_name(name), refusal, attempts=0)
         except FileNotFoundError:
             return
-        except OSError:
+        except (OSError, ResultNotStored):
             self.intake.postpone(source, name, _FAILED_CLAIM_RETRY_S)
             return
         if source is Source.RELEASED and (parsed := parse_claim_name(name)) is not None:
             self._store.drop_released_note(parsed)
+
+    def is_claimed(self, task_id: str) -> bool:
+        """Tell whether anybody holds the task now, or held it and died."""
+        return self._is_claimed(task_id)
 
     def is_settled(self, task_id: str) -> bool:
         """Tell whether the task runs here or has a result."""
@@ -257,6 +265,21 @@ class FileQueue:
 
     # -- inside
 
+    def _is_claimed(self, task_id: str, apart_from: str = "") -> bool:
+        # Looks at every claim there is; only on the way to a refusal, which must not answer for a task that goes on.
+        for path in self._store.all_claims():
+            name = original_name(os.path.basename(path))
+            if path == apart_from:
+                continue
+            if task_id_in_name(name) == task_id:
+                return True
+            with suppress(OSError, TriggerRejected):
+                body, _ = read_untrusted(path, max_bytes=self._limits.max_bytes, owners=None)
+                meaning = read_body(body, name)
+                if isinstance(meaning, TaskBody) and meaning.fields.get("task_id") == task_id:
+                    return True
+        return False
+
     def _claim_entry(self, entry: Entry) -> Claim | None:
         session_lock = None
         if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
@@ -278,8 +301,10 @@ class FileQueue:
             return self._validate(held, fresh=earlier is None)
         except (OSError, BusError) as error:
             # Nothing that is accepted may be lost: what cannot be judged now goes back.
-            released = self._store.release(held, name.attempt - 1)
-            self._unlock_session(held)
+            try:
+                released = self._store.release(held, name.attempt - 1)
+            finally:
+                self._unlock_session(held)
             self.intake.postpone(Source.RELEASED, released, _FAILED_CLAIM_RETRY_S)
             raise BusError(f"{entry.name} cannot be taken in: {error}") from error
 
@@ -330,7 +355,7 @@ class FileQueue:
 
     def _reject(self, held: Held, refusal: TriggerRejected) -> None:
         task_id = refusal.task_id
-        if task_id is not None and not self.is_settled(task_id):
+        if task_id is not None and not self.is_settled(task_id) and not self._is_claimed(task_id, held.path):
             self._store_failure(task_id, refusal)
         self._bury_path(held.path, held.name.name, refusal, attempts=held.name.attempt - 1)
         self._store.discard_note(held)
