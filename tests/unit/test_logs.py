@@ -80,9 +80,7 @@ def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_a_full_disk_loses_lines_and_nothing_else(
-    tmp_path: Path, small_disk: Callable[[Path, int], SmallDisk]
-) -> None:
+def test_a_full_disk_loses_lines_and_nothing_else(tmp_path: Path, small_disk: Callable[[Path, int], SmallDisk]) -> None:
     disk = small_disk(tmp_path / "disk", 131_072)
     (disk.path / "other").write_bytes(b"x" * 65_536)
     handler = SharedRotatingFile(disk.path / "log")
