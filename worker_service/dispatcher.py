@@ -407,9 +407,7 @@ class Dispatcher:
         outcome = Outcome(session_id=claim.session_id)
         outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
         result = self._result(claim, outcome, now)
-        await self._insist(
-            claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result)
-        )
+        await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
         self._count(result)
 
     async def _finish(self, claim: Claim, outcome: Outcome, started_at: datetime, journal: EventJournal) -> None:

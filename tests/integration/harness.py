@@ -213,12 +213,15 @@ def fetch_now(port: int, path: str, timeout: float = 5.0) -> tuple[int, str]:
 class ChildWorker:
     """`python -m worker_service marie` as a process of its own."""
 
+    program: tuple[str, ...] = ("-m", "worker_service", "marie")
+
     def __init__(self, shared: Path, **environ: str) -> None:
         self._layout = WorkerLayout.under(shared, "marie")
+        self._said: str | None = None
         environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")}
         environment |= {**QUICK, "SHARED_DIR": str(shared), "PYTHONPATH": str(REPOSITORY), **environ}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker_service", "marie"],
+            [sys.executable, *self.program],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -249,8 +252,10 @@ class ChildWorker:
         self.process.send_signal(number)
 
     def kill(self) -> None:
+        """End it at once, and hear what it said; safe to call again."""
         self.process.kill()
-        self.process.communicate()
+        if self._said is None:
+            self._said = self.process.communicate()[0]
 
     def wait(self, timeout: float = 20.0) -> int:
         """Wait for its end; returns the exit code."""
@@ -258,15 +263,16 @@ class ChildWorker:
 
     def output(self) -> str:
         """Return all that it said; only once it has ended."""
-        return self.process.communicate(timeout=20)[0]
+        if self._said is None:
+            self._said = self.process.communicate(timeout=20)[0]
+        return self._said
 
 
 @contextmanager
-def child_worker(shared: Path, **environ: str) -> Iterator[ChildWorker]:
+def child_worker(shared: Path, kind: type[ChildWorker] = ChildWorker, **environ: str) -> Iterator[ChildWorker]:
     """Start a worker and make sure that it is gone in the end."""
-    child = ChildWorker(shared, **environ)
+    child = kind(shared, **environ)
     try:
         yield child
     finally:
-        child.process.kill()
-        child.process.communicate()
+        child.kill()
