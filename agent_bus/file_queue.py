@@ -8,6 +8,7 @@ the file or its result.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -138,7 +139,11 @@ class FileQueue:
         """
         while (entry := self.intake.index.pop()) is not None:
             try:
-                claim = self._claim_entry(entry)
+                session_lock = None
+                if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
+                    self._wait_for_session(entry)
+                    continue
+                claim = self._claim_entry(entry, session_lock)
             except FileNotFoundError:
                 # Another replica was faster, or whoever put it there took it back.
                 claim = None
@@ -280,11 +285,16 @@ class FileQueue:
                     return True
         return False
 
-    def _claim_entry(self, entry: Entry) -> Claim | None:
-        session_lock = None
-        if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
-            self.intake.postpone(entry.source, entry.name, _BUSY_SESSION_RETRY_S)
-            return None
+    def _wait_for_session(self, entry: Entry) -> None:
+        # All its tasks wait together: were only this one put off, a younger one could overtake it.
+        self.intake.index.put_back(entry)
+        asyncio.get_running_loop().call_later(_BUSY_SESSION_RETRY_S, self._offer_session, entry.session)
+
+    def _offer_session(self, session: str) -> None:
+        self.intake.index.end_session(session)
+        self._observer.ready()
+
+    def _claim_entry(self, entry: Entry, session_lock: int | None) -> Claim | None:
         earlier = parse_claim_name(entry.name) if entry.source is Source.RELEASED else None
         if earlier is None:
             name = ClaimName(1, self._store.new_uid(), entry.name)
