@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_bus.heartbeats import read_heartbeat
 from agent_bus.messages import TaskStatus
 from tests.integration.harness import QUICK, REPOSITORY, Shop
 from tests.waiting import wait_until
@@ -104,7 +105,7 @@ def test_a_hundred_kills_lose_and_double_nothing(shared: Path, shop: Shop) -> No
     supervisor = Supervisor(
         shared, MAX_ATTEMPTS="1000", RESCAN_INTERVAL="1", SETTLE_TIME="1", MAX_CONCURRENT="5", LOG_LEVEL="WARNING"
     )
-    producer = threading.Thread(target=hand_in, args=(shop, random.Random(seed), 0.05), daemon=True)
+    producer = threading.Thread(target=hand_in, args=(shop, random.Random(seed), 0.06), daemon=True)
     try:
         for kill in range(KILLS):
             worker = supervisor.start()
@@ -117,6 +118,7 @@ def test_a_hundred_kills_lose_and_double_nothing(shared: Path, shop: Shop) -> No
         killed_at = len(shop.result_ids())
         producer.join(60)
         last = supervisor.start()
+        wait_until(lambda: (beat := read_heartbeat(shop.layout.heartbeat("marie"))) and beat.pid == last, 20)
         wait_until(lambda: len(shop.result_ids()) >= TASKS, 60, "all results")
         wait_until(lambda: not list(shop.layout.triggers.glob("*.trigger")), 20, "all triggers taken")
         os.kill(last, signal.SIGTERM)

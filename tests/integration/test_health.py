@@ -112,7 +112,7 @@ async def test_a_probe_that_does_not_come_back_turns_healthz_red(
         await async_wait_until(lambda: worker.prober.age_s is not None)
         assert (await fetch(worker.http_port, "/healthz"))[0] == 200
         worker.queue.intake.probe = None
-        await async_wait_until(lambda: worker.prober.overdue_s > 0)
+        await async_wait_until(lambda: worker.watcher.polls and worker.prober.overdue_s > 0)
         status, text = await fetch(worker.http_port, "/healthz")
         assert (status, "probe" in failed_parts(text)) == (503, True)
         assert "overdue" in text

@@ -100,6 +100,14 @@ class IndexMachine(RuleBasedStateMachine):
             if got.session:
                 self.busy.add(got.session)
 
+    @rule()
+    def pop_and_put_back(self) -> None:
+        got = self.index.pop()
+        if got is not None:
+            if got.session:
+                self.busy.add(got.session)
+            self.index.put_back(got)
+
     @rule(session=st.sampled_from(["s", "t", "never seen", ""]))
     def end_session(self, session: str) -> None:
         self.busy.discard(session)
