@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,11 +98,18 @@ class ClaimStore:
             self._own.abandon()
             self._own = self._take_ownership()
 
+    def all_claims(self) -> Iterator[str]:
+        """Yield the path of every claim: this instance's, the others', and the released ones."""
+        for directory in (self._layout.released, *self._layout.inflight.glob("[!.]*")):
+            with suppress(OSError):
+                yield from (f"{directory}/{name}" for name in os.listdir(directory) if parse_claim_name(name))
+
     def discard(self, held: Held) -> None:
         """Delete the claimed file and its note; deleting what is gone is fine."""
+        # The note first: a crash in between must not leave one that belongs to nothing.
+        self.discard_note(held)
         with suppress(FileNotFoundError):
             os.unlink(held.path)
-        self.discard_note(held)
 
     def discard_note(self, held: Held) -> None:
         """Delete the note alone, if there is one."""
@@ -148,33 +156,42 @@ class ClaimStore:
         reclaimed: list[str] = []
         for directory in dead_owners(self._layout.inflight, self._instance):
             # Notes first, as in `release`.
-            for name in sorted(os.listdir(directory), key=lambda name: not name.endswith(NOTE_SUFFIX)):
+            for name in sorted(_listing(directory), key=lambda name: not name.endswith(NOTE_SUFFIX)):
                 source = directory / name
                 is_claim = parse_claim_name(name) is not None
-                with suppress(FileNotFoundError):
+                # What cannot be moved now (a full disk) stays where it is, for the next round.
+                with suppress(OSError):
                     if is_claim or name.endswith(NOTE_SUFFIX):
                         os.rename(source, self._released_prefix + name)
+                        if is_claim:
+                            reclaimed.append(name)
                     elif name != LOCK_NAME:
                         os.unlink(source)
-                if is_claim:
-                    reclaimed.append(name)
-            self._layout.probe(directory.name).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._layout.probe(directory.name).unlink()
         if self._split_mounts:
             self._bring_back_half_moved()
         return reclaimed
 
     def _bring_back_half_moved(self) -> None:
-        for name in os.listdir(self._layout.triggers):
+        for name in _listing(self._layout.triggers):
             owner, separator, original = name.removeprefix(_MOVING_PREFIX).partition("~")
             if not name.startswith(_MOVING_PREFIX) or not separator or owner == self._instance:
                 continue
             if not is_alive(self._layout.inflight, owner):
-                with suppress(FileNotFoundError):
+                with suppress(OSError):
                     os.rename(self._layout.triggers / name, self._layout.triggers / original)
 
     def close(self) -> None:
         """Let go of the ownership."""
         self._own.close()
+
+
+def _listing(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 def _read_note(path: str) -> dict[str, Any]:

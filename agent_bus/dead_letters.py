@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent_bus.errors import BusError, DeadLetterReason
-from agent_bus.files import write_atomic
+from agent_bus.files import publish_once, write_new
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Result, TaskStatus
 
@@ -61,16 +62,29 @@ class DeadLetterBox:
         """
         folder = self.layout.dead_letters
         folder.mkdir(parents=True, exist_ok=True)
-        letter = letter.model_copy(update={"name": self._free_name(letter.original_name)})
-        reason_path = folder / f"{letter.name}{REASON_SUFFIX}"
         # The reason first: a crash between the two leaves a reason too many, never a letter without one.
-        write_atomic(reason_path, letter.model_dump_json(indent=1).encode())
+        letter, reason_path = self._write_reason(letter)
         try:
             self.move(os.fspath(source), os.fspath(folder / letter.name))
         except OSError:
             reason_path.unlink(missing_ok=True)
             raise
         return letter
+
+    def _write_reason(self, letter: DeadLetter) -> tuple[DeadLetter, Path]:
+        while True:
+            letter = letter.model_copy(update={"name": self._free_name(letter.original_name)})
+            reason_path = self.layout.dead_letters / f"{letter.name}{REASON_SUFFIX}"
+            staged = f"{self.layout.dead_letters}/.{os.urandom(6).hex()}.tmp"
+            try:
+                write_new(staged, letter.model_dump_json(indent=1).encode())
+                # Another replica may be burying the same file at this moment: each needs a reason of its own.
+                if publish_once(staged, os.fspath(reason_path)):
+                    return letter, reason_path
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(staged)
+                raise
 
     def _free_name(self, original: str) -> str:
         encoded = os.fsencode(original)
@@ -79,7 +93,8 @@ class DeadLetterBox:
             digest = hashlib.sha256(encoded).hexdigest()[:12]
             printable = encoded[: _LONGEST_NAME_BYTES - 20].decode("utf-8", "ignore") + f"~{digest}"
         candidate = printable
-        while os.path.lexists(self.layout.dead_letters / candidate):
+        folder = self.layout.dead_letters
+        while os.path.lexists(folder / candidate) or os.path.lexists(folder / f"{candidate}{REASON_SUFFIX}"):
             candidate = f"{printable}~{time.time_ns():x}"
         return candidate
 
@@ -91,7 +106,9 @@ class DeadLetterBox:
                 letter = DeadLetter.model_validate_json(path.read_bytes())
             except (OSError, ValidationError):
                 continue
-            if os.path.lexists(self.layout.dead_letters / letter.name):
+            # A buried file may itself be called so, and say anything: it must not name a file elsewhere.
+            is_reason = path.name == f"{letter.name}{REASON_SUFFIX}"
+            if is_reason and os.path.lexists(self.layout.dead_letters / letter.name):
                 found.append(letter)
         yield from sorted(found, key=lambda letter: letter.buried_at)
 
@@ -117,12 +134,12 @@ class DeadLetterBox:
         Raises:
             DeadLetterError: it has a result that is not a failure, or its place among the triggers is taken.
         """
-        if letter.task_id is not None and letter.reason != DeadLetterReason.DUPLICATE:
-            self._set_failed_result_aside(letter.task_id)
         target = self.layout.triggers / _trigger_name(letter.original_name)
         buried = self.layout.dead_letters / letter.name
         if os.path.lexists(target):
             raise DeadLetterError(f"{target} is there already; wait until it is taken, or remove it.")
+        if letter.task_id is not None and letter.reason != DeadLetterReason.DUPLICATE:
+            self._set_failed_result_aside(letter.task_id)
         try:
             os.rename(buried, target)
         except OSError as error:

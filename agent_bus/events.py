@@ -5,14 +5,17 @@ A task's events go to `events/NAME/ID.jsonl`, one JSON object a line, in order. 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pydantic import ValidationError
 
 from agent_bus.messages import Event, utc_now
+
+_BLOCK_BYTES: Final = 65_536
 
 
 class EventSink(Protocol):
@@ -39,13 +42,16 @@ class EventJournal:
             OSError: it cannot be written (a full disk, say); what was written before is whole.
         """
         record = Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data)
+        line = record.model_dump_json().encode() + b"\n"
         if self._descriptor is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / f"{self._task_id}.jsonl"
-            self._descriptor = os.open(
-                path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-            )
-        os.write(self._descriptor, record.model_dump_json().encode() + b"\n")
+            self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            _cut_torn_line(self._descriptor)
+        written = os.write(self._descriptor, line)
+        if written < len(line):
+            os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._directory}/{self._task_id}.jsonl")
         return record
 
     def close(self) -> None:
@@ -53,6 +59,20 @@ class EventJournal:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    """Remove what a writer that was killed left of its last line."""
+    size = end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        position = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if position >= 0:
+            end = start + position + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(descriptor, end)
 
 
 def read_events(path: Path) -> Iterator[Event]:

@@ -8,6 +8,7 @@ the file or its result.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -23,11 +24,11 @@ from agent_bus.files import publish_once, read_untrusted, write_new
 from agent_bus.group_commit import GroupCommit, is_in_memory
 from agent_bus.intake import Intake, IntakeSettings
 from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
-from agent_bus.messages import Result, Task, TaskError, TaskStatus, utc_now
+from agent_bus.messages import Result, Task, TaskError, TaskStatus, encode_result, utc_now
 from agent_bus.queue import Claim, TriggerEvent
 from agent_bus.session_locks import SessionStore
 from agent_bus.trigger_index import Entry, Source
-from agent_bus.trigger_reader import TaskBody, make_task, read_body
+from agent_bus.trigger_reader import TaskBody, make_task, read_body, task_id_in_name
 
 _BUSY_SESSION_RETRY_S = 1.0
 """Another replica works in the session: nothing tells when it is done, so look again after this long."""
@@ -139,7 +140,11 @@ class FileQueue:
         """
         while (entry := self.intake.index.pop()) is not None:
             try:
-                claim = self._claim_entry(entry)
+                session_lock = None
+                if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
+                    self._wait_for_session(entry)
+                    continue
+                claim = self._claim_entry(entry, session_lock)
             except FileNotFoundError:
                 # Another replica was faster, or whoever put it there took it back.
                 claim = None
@@ -170,7 +175,7 @@ class FileQueue:
         held = self._held[claim.token]
         staged = f"{self._staged_prefix}.{held.name.uid}.result"
         try:
-            write_new(staged, result.model_dump_json().encode())
+            write_new(staged, encode_result(result))
             if self._commit is not None:
                 await self._commit.flushed()
             stored = publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
@@ -185,14 +190,18 @@ class FileQueue:
     ) -> None:
         """Put the claim into `released/`, where any replica may take it."""
         held = self._held[claim.token]
-        if not_before is not None or held.has_note:
-            notes = {**claim.notes, "released_because": reason}
-            notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
-            self._store.write_note(held, notes)
-        released = self._store.release(held, claim.attempt if spend_attempt else claim.attempt - 1)
+        released = None
+        # Somebody may have deleted the shared directory under the running task: then there is nothing to give back.
+        with suppress(FileNotFoundError):
+            if not_before is not None or held.has_note:
+                notes = {**claim.notes, "released_because": reason}
+                notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
+                self._store.write_note(held, notes)
+            released = self._store.release(held, claim.attempt if spend_attempt else claim.attempt - 1)
         self._running_ids.discard(claim.task.task_id)
         self._let_go(claim.token, held)
-        self.intake.notice(Source.RELEASED, released)
+        if released is not None:
+            self.intake.notice(Source.RELEASED, released)
         self._end_session(claim)
         self._observer.ready()
 
@@ -202,7 +211,8 @@ class FileQueue:
         if result is not None:
             self._store_result_now(result)
         refusal = TriggerRejected(reason, message, task_id=claim.task.task_id)
-        self._bury_path(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
+        with suppress(FileNotFoundError):
+            self._bury_path(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
         self._store.discard_note(held)
         self._forget(claim, held)
 
@@ -224,18 +234,21 @@ class FileQueue:
     def bury_unclaimed(self, source: Source, name: str, refusal: TriggerRejected) -> None:
         """Set aside a file that nobody has claimed."""
         task_id = refusal.task_id
-        if task_id is not None and not self.is_settled(task_id):
-            with suppress(ResultNotStored):
-                self._store_failure(task_id, refusal)
         try:
+            if task_id is not None and not self.is_settled(task_id) and not self._is_claimed(task_id):
+                self._store_failure(task_id, refusal)
             self._bury_path(self.intake.path_of(source, name), original_name(name), refusal, attempts=0)
         except FileNotFoundError:
             return
-        except OSError:
+        except (OSError, ResultNotStored):
             self.intake.postpone(source, name, _FAILED_CLAIM_RETRY_S)
             return
         if source is Source.RELEASED and (parsed := parse_claim_name(name)) is not None:
             self._store.drop_released_note(parsed)
+
+    def is_claimed(self, task_id: str) -> bool:
+        """Tell whether anybody holds the task now, or held it and died."""
+        return self._is_claimed(task_id)
 
     def is_settled(self, task_id: str) -> bool:
         """Tell whether the task runs here or has a result."""
@@ -258,11 +271,31 @@ class FileQueue:
 
     # -- inside
 
-    def _claim_entry(self, entry: Entry) -> Claim | None:
-        session_lock = None
-        if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
-            self.intake.postpone(entry.source, entry.name, _BUSY_SESSION_RETRY_S)
-            return None
+    def _is_claimed(self, task_id: str, apart_from: str = "") -> bool:
+        # Looks at every claim there is; only on the way to a refusal, which must not answer for a task that goes on.
+        for path in self._store.all_claims():
+            name = original_name(os.path.basename(path))
+            if path == apart_from:
+                continue
+            if task_id_in_name(name) == task_id:
+                return True
+            with suppress(OSError, TriggerRejected):
+                body, _ = read_untrusted(path, max_bytes=self._limits.max_bytes, owners=None)
+                meaning = read_body(body, name)
+                if isinstance(meaning, TaskBody) and meaning.fields.get("task_id") == task_id:
+                    return True
+        return False
+
+    def _wait_for_session(self, entry: Entry) -> None:
+        # All its tasks wait together: were only this one put off, a younger one could overtake it.
+        self.intake.index.put_back(entry)
+        asyncio.get_running_loop().call_later(_BUSY_SESSION_RETRY_S, self._offer_session, entry.session)
+
+    def _offer_session(self, session: str) -> None:
+        self.intake.index.end_session(session)
+        self._observer.ready()
+
+    def _claim_entry(self, entry: Entry, session_lock: int | None) -> Claim | None:
         earlier = parse_claim_name(entry.name) if entry.source is Source.RELEASED else None
         if earlier is None:
             name = ClaimName(1, self._store.new_uid(), entry.name)
@@ -279,8 +312,10 @@ class FileQueue:
             return self._validate(held, fresh=earlier is None)
         except (OSError, BusError) as error:
             # Nothing that is accepted may be lost: what cannot be judged now goes back.
-            released = self._store.release(held, name.attempt - 1)
-            self._unlock_session(held)
+            try:
+                released = self._store.release(held, name.attempt - 1)
+            finally:
+                self._unlock_session(held)
             self.intake.postpone(Source.RELEASED, released, _FAILED_CLAIM_RETRY_S)
             raise BusError(f"{entry.name} cannot be taken in: {error}") from error
 
@@ -331,7 +366,7 @@ class FileQueue:
 
     def _reject(self, held: Held, refusal: TriggerRejected) -> None:
         task_id = refusal.task_id
-        if task_id is not None and not self.is_settled(task_id):
+        if task_id is not None and not self.is_settled(task_id) and not self._is_claimed(task_id, held.path):
             self._store_failure(task_id, refusal)
         self._bury_path(held.path, held.name.name, refusal, attempts=held.name.attempt - 1)
         self._store.discard_note(held)
@@ -358,7 +393,7 @@ class FileQueue:
     def _store_result_now(self, result: Result) -> None:
         staged = f"{self._staged_prefix}.{self._store.new_uid()}.result"
         try:
-            write_new(staged, result.model_dump_json().encode())
+            write_new(staged, encode_result(result))
             publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
         except OSError as error:
             raise self._not_stored(result, staged, error) from error

@@ -94,7 +94,8 @@ def write_atomic(path: Path | str, body: bytes) -> None:
     """Put `body` at `path` so that a reader sees the old file or the new one, never a part."""
     target = os.fspath(path)
     folder, name = os.path.split(target)
-    staged = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    # Not the process id: replicas in containers all have the same.
+    staged = os.path.join(folder, f".{name}.{os.urandom(6).hex()}.tmp")
     try:
         write_new(staged, body)
         os.rename(staged, target)

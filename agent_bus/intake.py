@@ -7,9 +7,11 @@ that does not parse yet is given a settle time, since its writer may not be done
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,6 +29,10 @@ from agent_bus.trigger_reader import EventBody, TaskBody, TaskPointer, read_body
 _SLICE_S: Final = 0.002
 """A scan gives the loop back after this long; a wake-up during a scan is late by no more."""
 _CHECK_CLOCK_EVERY: Final = 16
+_TROUBLE_RETRY_S: Final = 1.0
+"""A file that cannot be dealt with now (a full disk, say) is looked at again after this long."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,9 @@ class IntakeHandler(Protocol):
     def is_settled(self, task_id: str) -> bool:
         """Tell whether the task is running here or has its result."""
 
+    def is_claimed(self, task_id: str) -> bool:
+        """Tell whether anybody holds the task now, or held it and died; expensive."""
+
     def cancel(self, task_id: str) -> None:
         """A cancel marker for the task was found."""
 
@@ -84,7 +93,7 @@ class Intake:
         self._wanted = asyncio.Event()
         self._scan_wanted = False
         self.last_scan_s = 0.0
-        """Seconds that the last whole scan took."""
+        """Seconds that the last whole scan took, without those in which others had the loop."""
 
     @property
     def directories(self) -> dict[Source, Path]:
@@ -135,21 +144,29 @@ class Intake:
             self._handler.ready()
 
     async def _scan(self) -> None:
-        started = time.monotonic()
-        for found in self._scan_slices():
+        busy_s = 0.0
+        slices = self._scan_slices()
+        while True:
+            started = time.perf_counter()
+            found = next(slices, None)
+            busy_s += time.perf_counter() - started
+            if found is None:
+                break
             if found:
                 self._handler.ready()
             await asyncio.sleep(0)
-        self.last_scan_s = time.monotonic() - started
+        self.last_scan_s = busy_s
 
     def _scan_slices(self) -> Iterator[bool]:
         for source, directory in self._directories.items():
             before = len(self.index)
             try:
+                # Somebody may have cleaned up too well; the next file shall find its place.
+                if not directory.exists():
+                    directory.mkdir(parents=True, exist_ok=True)
                 listing = os.scandir(directory)
-            except FileNotFoundError:
-                # Somebody cleaned up too well; the next file shall find its place.
-                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                log.error("%s cannot be looked at: %s", directory, error, extra={"action": "scan_failed"})
                 continue
             with listing:
                 slice_end = time.perf_counter() + _SLICE_S
@@ -199,7 +216,12 @@ class Intake:
             message = f"its name has more than {LONGEST_ORIGINAL_BYTES} bytes; give it a shorter one"
             self._handler.bury_unclaimed(source, name, TriggerRejected(DeadLetterReason.BAD_NAME, message))
             return
-        self._look(source, name, original, scanned)
+        try:
+            self._look(source, name, original, scanned)
+        except OSError as error:
+            # A full disk, or a directory that lost its mode: no file may stop the others.
+            self.postpone(source, name, _TROUBLE_RETRY_S)
+            log.warning("%s has to wait: %s", name, error, extra={"action": "intake_trouble"})
 
     def _look(self, source: Source, name: str, original: str, scanned: bool) -> None:
         try:
@@ -234,17 +256,23 @@ class Intake:
         self.notice(Source.TASKS, task_name)
         task_is_known = self.index.knows(Source.TASKS, task_name) or (Source.TASKS, task_name) in self._settling
         if task_is_known or self._handler.is_settled(pointer.task_id):
-            try:
-                os.unlink(self.path_of(source, name))
-            except FileNotFoundError:
-                return
+            self._remove(source, name)
+        elif self._may_change(source, name, status):
+            return
+        elif self._handler.is_claimed(pointer.task_id):
+            # Its worker was killed before it could take the trigger away, or another replica is at it.
+            self._remove(source, name)
         else:
             refusal = TriggerRejected(
                 DeadLetterReason.TASK_FILE_MISSING,
                 f"it is empty and there is no {self.path_of(Source.TASKS, task_name)} that would hold the task",
                 task_id=pointer.task_id,
             )
-            self._settle_or(source, name, status, refusal)
+            self._handler.bury_unclaimed(source, name, refusal)
+
+    def _remove(self, source: Source, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.path_of(source, name))
 
     def _settle_or(self, source: Source, name: str, status: os.stat_result, refusal: TriggerRejected) -> None:
         if not self._may_change(source, name, status):

@@ -78,6 +78,7 @@ class SharedRotatingFile(logging.Handler):
         self._kept_files = kept_files
         self._descriptor: int | None = None
         self._until_check = 0
+        self._torn = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -87,7 +88,13 @@ class SharedRotatingFile(logging.Handler):
             if self._descriptor is None or self._until_check <= 0:
                 self._follow_name()
             if self._descriptor is not None:
-                os.write(self._descriptor, line)
+                if self._torn:
+                    line = b"\n" + line
+                written = os.write(self._descriptor, line)
+                # Other replicas append as well, so half a line cannot be cut off again; it is ended with the next.
+                self._torn = written < len(line)
+                if self._torn:
+                    self.lost_lines += 1
         except OSError:
             self.lost_lines += 1
 

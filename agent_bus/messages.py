@@ -6,6 +6,7 @@ encoded once at the other edge. Fields that a record does not know are kept and 
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -136,6 +137,14 @@ class Result(BaseModel):
     """For older readers: 0 when completed, else the process's code, 124 for a timeout, 130 for a cancel, or 1."""
     timestamp: datetime
     """For older readers: the same as `completed_at`."""
+
+
+def encode_result(result: Result) -> bytes:
+    """Return the result as JSON; what JSON cannot hold (half a character, an odd object) becomes text of some kind."""
+    try:
+        return result.model_dump_json().encode()
+    except ValueError:
+        return json.dumps(result.model_dump(), default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 class WorkerStatus(StrEnum):

@@ -81,6 +81,14 @@ class TriggerIndex:
             return entry
         return None
 
+    def put_back(self, entry: Entry) -> None:
+        """Take an entry back that `pop` gave; its session stays busy until `end_session`."""
+        self._known[entry.source].add(entry.name)
+        if entry.session:
+            heapq.heappush(self._sessions.setdefault(entry.session, []), (entry.mtime_ns, entry.name, entry))
+        else:
+            heapq.heappush(self._ready, entry)
+
     def end_session(self, session: str) -> None:
         """Offer the next task of the session, if there is one."""
         self._busy.discard(session)

@@ -1,31 +1,34 @@
-"""Waiting for conditions instead of for time."""
+"""Waiting for a condition instead of for a length of time."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
-_STEP_S = 0.01
+T = TypeVar("T")
 
-
-def wait_until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition") -> None:
-    """Return as soon as `condition()` is true.
-
-    Raises:
-        AssertionError: it was not within `timeout_s` seconds.
-    """
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come true within {timeout_s} s")
-        time.sleep(_STEP_S)
+_LOOK_EVERY_S = 0.005
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition") -> None:
-    """`wait_until` for asynchronous tests: the loop runs on meanwhile."""
-    end = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > end:
-            raise AssertionError(f"{what} did not come true within {timeout_s} s")
-        await asyncio.sleep(_STEP_S)
+def wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+    """Return the first true value of `condition`; fail the test when there is none within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        time.sleep(_LOOK_EVERY_S)
+
+
+async def async_wait_until(condition: Callable[[], T], timeout: float = 10.0, what: str = "") -> T:
+    """Do the same and leave the event loop free in the meantime."""
+    deadline = time.monotonic() + timeout
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+        await asyncio.sleep(_LOOK_EVERY_S)

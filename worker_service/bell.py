@@ -6,6 +6,7 @@ It carries no data. A ring that is lost, doubled or late therefore costs nothing
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 
@@ -14,12 +15,16 @@ class Bell:
 
     def __init__(self) -> None:
         self._rung = asyncio.Event()
+        self.rung_since: float | None = None
+        """When, by the monotonic clock, the ring came that has not been heard yet."""
         self.rings: Counter[str] = Counter()
         """How often each source rang."""
 
     def ring(self, source: str) -> None:
         """Wake the listener, now or as soon as it listens again."""
         self.rings[source] += 1
+        if self.rung_since is None:
+            self.rung_since = time.monotonic()
         self._rung.set()
 
     @property
@@ -31,3 +36,4 @@ class Bell:
         """Wait for a ring and silence the bell."""
         await self._rung.wait()
         self._rung.clear()
+        self.rung_since = None

@@ -8,16 +8,17 @@ queue, and a full queue is worked off with no detour over the bell.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
-from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored
+from agent_bus.errors import BusError, DeadLetterReason
 from agent_bus.events import EventJournal
 from agent_bus.gates import Gate, GateNotice
 from agent_bus.layout import WorkerLayout
@@ -30,6 +31,8 @@ from worker_service.task_log import TaskLog
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _EXIT_CODES: Final = {
     TaskStatus.COMPLETED: 0,
     TaskStatus.FAILED: 1,
@@ -39,6 +42,8 @@ _EXIT_CODES: Final = {
 _TOKEN_KINDS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _STORE_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _CLAIM_RETRY_S: Final = 1.0
+_TROUBLE_RETRY_S: Final = 1.0
+"""After trouble that is not the task's (no process or no room to be had) it goes back, but not at once."""
 _AGENT_END_S: Final = 15.0
 """How long an interrupted agent may take to end; beyond it the worker leaves and the kernel cleans up."""
 
@@ -92,8 +97,11 @@ class Dispatcher:
         self._accepting = True
         self._idle = asyncio.Event()
         self._idle.set()
-        self._claiming_since: float | None = None
-        self._unheard_since: float | None = None
+        self._graces: list[anyio.CancelScope] = []
+        self._drained = False
+        self._opens_at: datetime | None = None
+        self._claiming: dict[int, float] = {}
+        self._claim_numbers = itertools.count()
         self._storing_trouble: dict[str, str] = {}
         self._claim_trouble: str | None = None
         self._task_log = TaskLog()
@@ -131,13 +139,10 @@ class Dispatcher:
 
     def stuck_seconds(self) -> float:
         """Return for how long the dispatcher has been deaf, or caught in one claim; 0.0 when it is well."""
-        now = time.monotonic()
-        if not self._bell.is_rung:
-            self._unheard_since = None
-        elif self._unheard_since is None:
-            self._unheard_since = now
-        since = [moment for moment in (self._unheard_since, self._claiming_since) if moment is not None]
-        return now - min(since) if since else 0.0
+        since = list(self._claiming.values())
+        if self._bell.rung_since is not None:
+            since.append(self._bell.rung_since)
+        return time.monotonic() - min(since) if since else 0.0
 
     def cancel(self, task_id: str) -> bool:
         """End the task's run as cancelled; False when it does not run here."""
@@ -161,12 +166,21 @@ class Dispatcher:
                 self._wake_one()
 
     async def drain(self, grace_s: float) -> None:
-        """Take nothing new, give running tasks `grace_s` seconds, then interrupt and release them."""
-        self._accepting = False
-        with anyio.move_on_after(grace_s):
-            await self._idle.wait()
-        if not self._running:
+        """Take nothing new, give running tasks `grace_s` seconds, then interrupt and release them.
+
+        A second call may shorten the grace of the first; once one has interrupted, none waits again.
+        """
+        if self._drained:
             return
+        self._accepting = False
+        with anyio.move_on_after(grace_s) as grace:
+            self._graces.append(grace)
+            await self._idle.wait()
+        if not self._running or self._drained:
+            return
+        # Whoever interrupts also ends the grace that an earlier call still grants.
+        for earlier in self._graces:
+            earlier.cancel()
         log.warning(
             "%d task(s) did not end within %g s; they are interrupted and will be resumed",
             len(self._running),
@@ -177,6 +191,7 @@ class Dispatcher:
             running.stop(StopCause.SHUTDOWN)
         with anyio.move_on_after(_AGENT_END_S):
             await self._idle.wait()
+        self._drained = True
 
     # -- slots
 
@@ -202,12 +217,15 @@ class Dispatcher:
                 claim = await self._try_claim()
                 if claim is not None:
                     return claim
+            elif (notice := self.parked()) is not None:
+                self._ring_when_open(notice.until)
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
             await rest
 
     async def _try_claim(self) -> Claim | None:
-        self._claiming_since = time.monotonic()
+        number = next(self._claim_numbers)
+        self._claiming[number] = time.monotonic()
         try:
             claim = await self._queue.claim()
         except BusError as error:
@@ -217,12 +235,18 @@ class Dispatcher:
             self._ring_later(_CLAIM_RETRY_S)
             return None
         finally:
-            self._claiming_since = None
+            del self._claiming[number]
         self._claim_trouble = None
         return claim
 
     def _ring_later(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._bell.ring, "retry")
+
+    def _ring_when_open(self, until: datetime) -> None:
+        # The gate may have been closed by another worker, which rings only its own bell.
+        if self._opens_at != until:
+            self._opens_at = until
+            self._ring_later(max(0.05, (until - utc_now()).total_seconds() + 0.05))
 
     # -- one task
 
@@ -288,27 +312,63 @@ class Dispatcher:
                 await self._agent.run(run)
         except RateLimited as limited:
             return await self._park(claim, limited, outcome)
-        except (BusError, OSError) as error:
-            await self._release_after_trouble(claim, error)
-            return False
         except Exception as error:
+            if not running.scope.cancel_called and isinstance(error, BusError | OSError):
+                await self._release_after_trouble(claim, error)
+                return False
             log.exception("agent %s failed", self._agent.name, extra={"action": "agent_error", "task_id": task.task_id})
-            outcome.fail("agent_error", f"The agent {self._agent.name} failed: {error or type(error).__name__}.")
+            if not running.scope.cancel_called:
+                outcome.fail("agent_error", f"The agent {self._agent.name} failed: {error or type(error).__name__}.")
+                return True
+            # It failed on its way out; why it was stopped is what counts.
+            return await self._stopped(claim, run, timeout_s)
         if scope.cancelled_caught:
-            match run.stop_cause:
-                case StopCause.SHUTDOWN:
-                    await self._queue.release(claim, spend_attempt=False, reason="the worker was stopped")
-                    log.info(
-                        "task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id}
-                    )
-                    return False
-                case StopCause.CANCEL:
-                    outcome.status = TaskStatus.CANCELLED
-                    outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
-                case _:
-                    outcome.status = TaskStatus.TIMED_OUT
-                    outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
+            return await self._stopped(claim, run, timeout_s)
         return True
+
+    async def _stopped(self, claim: Claim, run: Run, timeout_s: float) -> bool:
+        """Judge a run that was stopped from outside; False when the task went back to the queue."""
+        task, outcome = claim.task, run.outcome
+        match run.stop_cause:
+            case StopCause.SHUTDOWN if task.on_interrupt is OnInterrupt.FAIL:
+                outcome.fail("interrupted", "The worker was stopped in the middle of it, and its on_interrupt is fail.")
+            case StopCause.SHUTDOWN:
+                await self._release(claim, spend_attempt=False, reason="the worker was stopped")
+                log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
+                return False
+            case StopCause.CANCEL:
+                outcome.status = TaskStatus.CANCELLED
+                outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
+            case _:
+                outcome.status = TaskStatus.TIMED_OUT
+                outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
+        return True
+
+    async def _release(
+        self, claim: Claim, *, spend_attempt: bool, not_before: datetime | None = None, reason: str
+    ) -> None:
+        async def release() -> None:
+            await self._queue.release(claim, spend_attempt=spend_attempt, not_before=not_before, reason=reason)
+
+        await self._insist(claim, release)
+
+    async def _insist(self, claim: Claim, act: Callable[[], Awaitable[T]]) -> T:
+        """Repeat what the queue cannot do now (a full disk, say) until it can; the task stays claimed meanwhile."""
+        task_id = claim.task.task_id
+        for retry in itertools.count():
+            try:
+                done = await act()
+                break
+            except (BusError, OSError) as error:
+                self._metrics.result_retries.inc()
+                if task_id not in self._storing_trouble:
+                    log.error("%s", error, extra={"action": "result_not_stored", "task_id": task_id})
+                self._storing_trouble[task_id] = str(error)
+                await anyio.sleep(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)])
+        if self._storing_trouble.pop(task_id, None) is not None:
+            log.info("the result of task %s is stored now", task_id, extra={"action": "result_stored"})
+            self._bell.ring("slot")
+        return done
 
     async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
         if not self._settings.park_on_limit:
@@ -330,7 +390,7 @@ class Dispatcher:
             limited.message,
             extra={"action": "task_parked", "task_id": claim.task.task_id, "limit": limited.kind},
         )
-        await self._queue.release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
+        await self._release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
         self._ring_later(max(0.05, (limited.until - utc_now()).total_seconds() + 0.05))
         return False
 
@@ -341,7 +401,9 @@ class Dispatcher:
             error,
             extra={"action": "task_released", "task_id": claim.task.task_id},
         )
-        await self._queue.release(claim, spend_attempt=True, reason=str(error))
+        # Whatever the system is short of now it will still be short of at once.
+        await anyio.sleep(_TROUBLE_RETRY_S)
+        await self._release(claim, spend_attempt=True, reason=str(error))
 
     async def _bury_exhausted(self, claim: Claim, limit: int) -> None:
         message = f"it was begun {limit} time{'s' if limit > 1 else ''} and never came to an end"
@@ -349,25 +411,12 @@ class Dispatcher:
         outcome = Outcome(session_id=claim.session_id)
         outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
         result = self._result(claim, outcome, now)
-        await self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result)
+        await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
         self._count(result)
 
     async def _finish(self, claim: Claim, outcome: Outcome, started_at: datetime, journal: EventJournal) -> None:
         result = self._result(claim, outcome, started_at)
-        for retry in range(1_000_000):
-            try:
-                stored = await self._queue.complete(claim, result)
-                break
-            except ResultNotStored as error:
-                self._metrics.result_retries.inc()
-                if result.task_id not in self._storing_trouble:
-                    log.error("%s", error, extra={"action": "result_not_stored", "task_id": result.task_id})
-                self._storing_trouble[result.task_id] = str(error)
-                await anyio.sleep(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)])
-        if self._storing_trouble.pop(result.task_id, None) is not None:
-            log.info("the result of task %s is stored now", result.task_id, extra={"action": "result_stored"})
-            self._bell.ring("slot")
-        if not stored:
+        if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
             self._metrics.results_refused.inc()
         self._count(result)
 
@@ -404,7 +453,7 @@ class Dispatcher:
         worker = self._settings.worker
         self._ended[result.status].inc()
         self._metrics.task_duration.observe(result.duration_seconds)
-        if result.cost_usd:
+        if result.cost_usd is not None and result.cost_usd > 0:
             self._metrics.agent_cost.inc(result.cost_usd)
         for kind in _TOKEN_KINDS if result.usage else ():
             amount = (result.usage or {}).get(kind)
@@ -425,7 +474,7 @@ class _Emitter:
     def __call__(self, event: str, data: dict[str, object]) -> None:
         try:
             self._journal.append(event, data)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not self._broken:
                 log.warning("events cannot be written: %s", error, extra={"action": "events_lost"})
             self._broken = True

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 _PATIENCE_S: Final = 2.0
 """How long a probe may take beside the poll interval; in practice it takes less than a millisecond."""
 
+_UNSEEN_TO_TELL: Final = 2
+"""One unseen probe may be the fault of a process that was held up; a second one at once after it is not."""
+
 
 class Prober:
     """Sends probes round and knows how long ago the last one came back."""
@@ -36,19 +39,18 @@ class Prober:
         dispatcher: Dispatcher,
         watcher: Watcher,
         interval_s: float,
-        poll_interval_s: float,
     ) -> None:
         """Use the hidden file `path` in the trigger directory, every `interval_s` seconds."""
         self._path = path
         self._bell = bell
         self._watcher = watcher
         self._interval_s = interval_s
-        self._poll_interval_s = poll_interval_s
         self._started = time.monotonic()
         self._last_return: float | None = None
         self._seen = False
         self._done = anyio.Event()
         self._unwritable = False
+        self._unseen = 0
         queue.intake.probe = (path.name, self._on_seen)
         dispatcher.on_heard.append(self._on_heard)
 
@@ -68,13 +70,15 @@ class Prober:
 
     @property
     def _patience_s(self) -> float:
-        return _PATIENCE_S + (2 * self._poll_interval_s if self._watcher.polls else 0.0)
+        return _PATIENCE_S + (2 * self._watcher.pace_s if self._watcher.polls else 0.0)
 
     async def run_forever(self) -> None:
         """Probe until cancelled; the file is removed in the end."""
         try:
             while True:
                 await self._probe_once()
+                if 0 < self._unseen < _UNSEEN_TO_TELL:
+                    continue
                 await anyio.sleep(self._interval_s)
         finally:
             with suppress(OSError):
@@ -98,7 +102,8 @@ class Prober:
             self._last_return = time.monotonic()
         with suppress(OSError):
             self._path.unlink(missing_ok=True)
-        if not self._seen:
+        self._unseen = 0 if self._seen else self._unseen + 1
+        if self._unseen >= _UNSEEN_TO_TELL:
             self._watcher.probe_unseen()
 
     def _on_seen(self) -> None:

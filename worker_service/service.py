@@ -100,7 +100,6 @@ class Worker:
             dispatcher=self.dispatcher,
             watcher=self.watcher,
             interval_s=settings.probe_interval_s,
-            poll_interval_s=settings.poll_interval_s,
         )
         self.health = Health(dispatcher=self.dispatcher, watcher=self.watcher, prober=self.prober, agent=agent)
 

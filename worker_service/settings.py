@@ -290,7 +290,7 @@ class _Reader:
         try:
             return parse(text)
         except (ValueError, OverflowError) as error:
-            shown = "set" if variable in SECRET_VARIABLES else repr(text)
+            shown = "set" if variable in SECRET_VARIABLES else repr(text if len(text) <= 80 else f"{text[:77]}…")
             raise SettingsError(f"{variable} is {shown}; allowed is {allowed}.") from error
 
     def seconds(

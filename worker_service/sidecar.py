@@ -48,7 +48,7 @@ def make_app(health: Health, metrics: Metrics, refresh: Callable[[], None]) -> F
     def answer(findings: list[Finding]) -> Response:
         well = all(finding.well for finding in findings)
         text = "\n".join(str(finding) for finding in findings) + "\n"
-        return PlainTextResponse(text, status_code=200 if well else 503)
+        return PlainTextResponse(text.encode("utf-8", "backslashreplace"), status_code=200 if well else 503)
 
     @app.get("/healthz")
     async def healthz() -> Response:

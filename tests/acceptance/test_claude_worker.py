@@ -25,7 +25,8 @@ from tests.standin.messages_api import (
     tool_use,
     unauthorized,
 )
-from tests.waiting import until, wait_until
+from tests.waiting import async_wait_until as until
+from tests.waiting import wait_until
 from worker_service.agents.leashed_process import descendants_of
 from worker_service.service import open_worker
 from worker_service.settings import WorkerSettings

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,7 @@ class DirectoryWatch:
         self._on_file = on_file
         self._on_gap = on_gap
         self._sources: dict[int, Source] = {}
+        self._watches: dict[Source, tuple[Watch, tuple[int, int]]] = {}
         for source in directories:
             self._arm(source)
 
@@ -52,6 +54,22 @@ class DirectoryWatch:
         directory.mkdir(parents=True, exist_ok=True)
         watch: Watch = self._inotify.add_watch(directory, _ARRIVALS | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR)
         self._sources[watch.wd] = source
+        self._watches[source] = (watch, _identity(directory))
+
+    def follow_names(self) -> None:
+        """Watch what has the directories' names now; that a parent was moved away no event tells.
+
+        Raises:
+            OSError: a directory was replaced and cannot be watched again.
+        """
+        for source, (watch, identity) in list(self._watches.items()):
+            if self._sources.get(watch.wd) is not source or _identity(self._directories[source]) == identity:
+                continue
+            del self._sources[watch.wd]
+            with suppress(OSError):
+                self._inotify.rm_watch(watch)
+            self._arm(source)
+            self._on_gap(f"{self._directories[source]} was replaced")
 
     async def run_forever(self) -> None:
         """Report until cancelled.
@@ -78,9 +96,18 @@ class DirectoryWatch:
             return
         if event.mask & Mask.MOVE_SELF:
             # The watch followed the old directory; what matters is whatever has the name now.
-            self._inotify.rm_watch(watch)
+            with suppress(OSError):
+                self._inotify.rm_watch(watch)
         self._arm(source)
         self._on_gap(f"{self._directories[source]} was removed or replaced")
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
 
 
 @contextmanager

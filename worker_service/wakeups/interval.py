@@ -21,6 +21,11 @@ class Interval:
         self._tick = tick
         self._changed = anyio.Event()
 
+    @property
+    def spacing_s(self) -> float:
+        """Seconds from one tick to the next, as things are."""
+        return max(self._pace_s(), self._cost_s() / _LARGEST_SHARE)
+
     def pace_changed(self) -> None:
         """Go by the new pace at once."""
         self._changed.set()
@@ -29,7 +34,7 @@ class Interval:
         """Tick until cancelled."""
         last = time.monotonic()
         while True:
-            due = last + max(self._pace_s(), self._cost_s() / _LARGEST_SHARE)
+            due = last + self.spacing_s
             with anyio.move_on_after(max(0.0, due - time.monotonic())):
                 await self._changed.wait()
                 self._changed = anyio.Event()

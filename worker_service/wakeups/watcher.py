@@ -8,6 +8,7 @@ a desktop's bind mount (a scan finds triggers that no event had named). In each 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -19,7 +20,7 @@ from agent_bus.file_queue import FileQueue
 from agent_bus.trigger_index import Source
 from worker_service.bell import Bell
 from worker_service.metrics import Metrics
-from worker_service.wakeups.inotify import open_watch
+from worker_service.wakeups.inotify import DirectoryWatch, open_watch
 from worker_service.wakeups.interval import Interval
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _RETRY_S: Final = 30.0
 _UNNAMED_AGE_S: Final = 1.0
 """A file that no event has named for this long will not be named any more."""
+_EVENTS_MAY_LAG_S: Final = 0.5
+"""A scan that found an unnamed file waits this long for late events before it blames the file system."""
 _PROOFS_TO_RETURN: Final = 3
 """So many triggers in a row must have been named by events before the timer is trusted to rest again."""
 
@@ -58,6 +61,9 @@ class Watcher:
         self._armed = False
         self._blind_until = 0.0
         self._proofs = 0
+        self._named = 0
+        self._probe_was_lost = False
+        self._watch: DirectoryWatch | None = None
         self._last_reclaim = time.monotonic()
         self._alive = False
         self.fallback_reason: str | None = None
@@ -81,6 +87,11 @@ class Watcher:
         """Whether the timer is what finds new files."""
         return not self._use_inotify or self.fallback_reason is not None
 
+    @property
+    def pace_s(self) -> float:
+        """Seconds between two looks at the directories, as things are."""
+        return self._interval.spacing_s
+
     async def run_forever(self) -> None:
         """Serve the sources until cancelled."""
         self._alive = True
@@ -96,8 +107,9 @@ class Watcher:
 
     def probe_unseen(self) -> None:
         """Take note that no event named the probe file."""
-        if self._armed:
+        if self._armed and self.fallback_reason is None:
             self._fall_back("inotify events do not arrive on this file system")
+            self._probe_was_lost = True
 
     def _pace_s(self) -> float:
         return self._poll_interval_s if self.polls else self._rescan_interval_s
@@ -107,6 +119,11 @@ class Watcher:
         if now - self._last_reclaim >= self._rescan_interval_s * 0.9:
             self._last_reclaim = now
             self._queue.reclaim()
+        if self._watch is not None:
+            try:
+                self._watch.follow_names()
+            except OSError as error:
+                self._fall_back(f"inotify cannot be used: {_why(error)}")
         self._queue.intake.request_scan()
         self._bell.ring("interval")
 
@@ -116,6 +133,7 @@ class Watcher:
                 with open_watch(self._queue.intake.directories, on_file=self._on_file, on_gap=self._on_gap) as watch:
                     self._on_gap(None)
                     self._armed = True
+                    self._watch = watch
                     if self.fallback_reason is not None:
                         self._return("inotify can be used again")
                     await watch.run_forever()
@@ -123,6 +141,7 @@ class Watcher:
                 self._fall_back(f"inotify cannot be used: {_why(error)}")
             finally:
                 self._armed = False
+                self._watch = None
             # Files may come between the end of the watch and the timer's first tick.
             self._queue.intake.request_scan()
             await anyio.sleep(self._retry_s)
@@ -130,7 +149,14 @@ class Watcher:
     def _on_file(self, source: Source, name: str) -> None:
         self._queue.intake.notice(source, name)
         self._bell.ring("inotify")
-        if self.fallback_reason is not None and source is Source.TRIGGERS and name[:1] != ".":
+        if source is not Source.TRIGGERS:
+            return
+        is_probe = name[:1] == "."
+        if not is_probe:
+            self._named += 1
+        # Only where the probe itself had gone unseen does its return prove anything: on a network file system
+        # the events of this machine's own files arrive all the time.
+        if self.fallback_reason is not None and (not is_probe or self._probe_was_lost):
             self._proofs += 1
             if self._proofs >= _PROOFS_TO_RETURN:
                 self._return("events arrive again")
@@ -148,6 +174,11 @@ class Watcher:
         self._proofs = 0
         arrived = status.st_ctime
         if self.fallback_reason is None and arrived > self._blind_until and time.time() - arrived > _UNNAMED_AGE_S:
+            # After a pause of the whole process a scan may run before the events that wait in the kernel.
+            asyncio.get_running_loop().call_later(_EVENTS_MAY_LAG_S, self._confirm_unnamed, self._named)
+
+    def _confirm_unnamed(self, named_before: int) -> None:
+        if self._armed and self._named == named_before:
             self._fall_back("triggers come without inotify events, as on network file systems")
 
     def _fall_back(self, reason: str) -> None:
@@ -166,6 +197,7 @@ class Watcher:
 
     def _return(self, reason: str) -> None:
         self.fallback_reason = None
+        self._probe_was_lost = False
         log.info("%s; polling ends", reason, extra={"action": "fallback", "to": "inotify"})
         self._metrics.fallbacks.labels(self._worker, "polling", "inotify").inc()
         self._interval.pace_changed()
