@@ -51,7 +51,9 @@ class ClaimStore:
         self._released_prefix = f"{layout.released}/"
         self._moving_mark = f"{_MOVING_PREFIX}{instance}~"
         self._split_mounts = os.stat(layout.triggers).st_dev != os.stat(layout.tasks).st_dev
-        self._uids = (f"{time.time_ns():x}{os.getpid():x}{number:x}" for number in itertools.count())
+        # The start and the process make it unique, the number distinguishes; cheap, since each claim needs one.
+        start = f"{time.time_ns():x}{os.getpid():x}x"
+        self._uids = (f"{start}{number:x}" for number in itertools.count())
 
     def _take_ownership(self) -> InstanceDirectory:
         try:

@@ -22,7 +22,7 @@ from agent_bus.dead_letters import DeadLetter, DeadLetterBox
 from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored, TriggerRejected
 from agent_bus.files import publish_once, read_untrusted, write_new
 from agent_bus.group_commit import GroupCommit, is_in_memory
-from agent_bus.intake import Intake, IntakeSettings
+from agent_bus.intake import Intake, IntakeSettings, Peeked, stamp_of
 from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
 from agent_bus.messages import Result, Task, TaskError, TaskStatus, encode_result, utc_now
 from agent_bus.queue import Claim, TriggerEvent
@@ -296,6 +296,7 @@ class FileQueue:
         self._observer.ready()
 
     def _claim_entry(self, entry: Entry, session_lock: int | None) -> Claim | None:
+        peeked = self.intake.take_peeked(entry.source, entry.name)
         earlier = parse_claim_name(entry.name) if entry.source is Source.RELEASED else None
         if earlier is None:
             name = ClaimName(1, self._store.new_uid(), entry.name)
@@ -309,7 +310,7 @@ class FileQueue:
             raise
         held.session_lock = session_lock
         try:
-            return self._validate(held, fresh=earlier is None)
+            return self._validate(held, peeked, fresh=earlier is None)
         except (OSError, BusError) as error:
             # Nothing that is accepted may be lost: what cannot be judged now goes back.
             try:
@@ -319,14 +320,11 @@ class FileQueue:
             self.intake.postpone(Source.RELEASED, released, _FAILED_CLAIM_RETRY_S)
             raise BusError(f"{entry.name} cannot be taken in: {error}") from error
 
-    def _validate(self, held: Held, *, fresh: bool) -> Claim | None:
+    def _validate(self, held: Held, peeked: Peeked | None, *, fresh: bool) -> Claim | None:
         notes = {} if fresh else self._store.take_note(held)
         try:
-            body, status = read_untrusted(held.path, max_bytes=self._limits.max_bytes, owners=self._limits.owners)
-            meaning = read_body(body, held.name.name)
-            if not isinstance(meaning, TaskBody):
-                raise TriggerRejected(DeadLetterReason.MALFORMED, "it changed while it was claimed, and is no task now")
-            task = make_task(meaning, held.name.name, mtime_ns=status.st_mtime_ns, worker=self._worker)
+            body, mtime_ns = self._body_of(held, peeked)
+            task = make_task(body, held.name.name, mtime_ns=mtime_ns, worker=self._worker)
             if self._is_answered(task, held, fresh=fresh):
                 return None
         except TriggerRejected as refusal:
@@ -340,12 +338,22 @@ class FileQueue:
         return Claim(
             task=task,
             attempt=held.name.attempt,
-            queued_at=datetime.fromtimestamp(status.st_mtime, UTC),
+            queued_at=datetime.fromtimestamp(mtime_ns / 1e9, UTC),
             token=held.name.uid,
             session_id=session_id,
             notes=notes,
             cancelled=task.task_id in self._cancelled_ids,
         )
+
+    def _body_of(self, held: Held, peeked: Peeked | None) -> tuple[TaskBody, int]:
+        """Return the claimed file's body and the time of its last change in nanoseconds."""
+        if peeked is not None and stamp_of(os.stat(held.path, follow_symlinks=False)) == peeked.stamp:
+            return peeked.body, peeked.mtime_ns
+        body, status = read_untrusted(held.path, max_bytes=self._limits.max_bytes, owners=self._limits.owners)
+        meaning = read_body(body, held.name.name)
+        if not isinstance(meaning, TaskBody):
+            raise TriggerRejected(DeadLetterReason.MALFORMED, "it changed while it was claimed, and is no task now")
+        return meaning, status.st_mtime_ns
 
     def _is_answered(self, task: Task, held: Held, *, fresh: bool) -> bool:
         """Acknowledge a task whose result exists; a fresh trigger under a used id is refused aloud."""

@@ -29,10 +29,29 @@ from agent_bus.trigger_reader import EventBody, TaskBody, TaskPointer, read_body
 _SLICE_S: Final = 0.002
 """A scan gives the loop back after this long; a wake-up during a scan is late by no more."""
 _CHECK_CLOCK_EVERY: Final = 16
+_MOST_PEEKED: Final = 4096
+_LARGEST_PEEKED_BYTES: Final = 4096
+"""Small bodies are kept from the look to the claim, so that most files are read once; 16 MiB at the very most."""
+
 _TROUBLE_RETRY_S: Final = 1.0
 """A file that cannot be dealt with now (a full disk, say) is looked at again after this long."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """A task's body as it was when the file was looked at, and what tells whether the file has changed since."""
+
+    body: TaskBody
+    stamp: tuple[int, int, int]
+    """Inode, time of the last change in nanoseconds, size in bytes."""
+    mtime_ns: int
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what changes when a file's content does."""
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +109,7 @@ class Intake:
         }
         self._prefixes = {source: f"{path}/" for source, path in self._directories.items()}
         self._settling: dict[tuple[Source, str], float] = {}
+        self._peeked: dict[tuple[Source, str], Peeked] = {}
         self._wanted = asyncio.Event()
         self._scan_wanted = False
         self.last_scan_s = 0.0
@@ -103,6 +123,10 @@ class Intake:
     def path_of(self, source: Source, name: str) -> str:
         """Return the path of a file seen in `source`."""
         return self._prefixes[source] + name
+
+    def take_peeked(self, source: Source, name: str) -> Peeked | None:
+        """Return the body of a file that was looked at, once; None when it was not kept."""
+        return self._peeked.pop((source, name), None)
 
     def request_scan(self) -> None:
         """Look at everything anew, soon."""
@@ -243,6 +267,8 @@ class Intake:
         match meaning:
             case TaskBody():
                 self.index.add(Entry(-meaning.rank, status.st_mtime_ns, name, source, meaning.session))
+                if len(self._peeked) < _MOST_PEEKED and status.st_size <= _LARGEST_PEEKED_BYTES:
+                    self._peeked[source, name] = Peeked(meaning, stamp_of(status), status.st_mtime_ns)
             case TaskPointer():
                 self._follow(source, name, meaning, status)
             case EventBody():

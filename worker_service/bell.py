@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 
 
 class Bell:
@@ -19,12 +20,16 @@ class Bell:
         """When, by the monotonic clock, the ring came that has not been heard yet."""
         self.rings: Counter[str] = Counter()
         """How often each source rang."""
+        self.answer: Callable[[], None] | None = None
+        """Called by each ring at once, for whoever cannot wait until the listener has its turn."""
 
     def ring(self, source: str) -> None:
         """Wake the listener, now or as soon as it listens again."""
         self.rings[source] += 1
         if self.rung_since is None:
             self.rung_since = time.monotonic()
+        if self.answer is not None:
+            self.answer()
         self._rung.set()
 
     @property

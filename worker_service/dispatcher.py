@@ -156,6 +156,8 @@ class Dispatcher:
 
     async def run_forever(self) -> None:
         """Serve until cancelled."""
+        # A ring wakes a slot itself; hearing it here proves that the dispatcher's own loop is alive.
+        self._bell.answer = self._wake_one
         async with anyio.create_task_group() as tasks:
             for number in range(self._settings.slots):
                 tasks.start_soon(self._serve_slot, name=f"slot {number}")
@@ -163,7 +165,6 @@ class Dispatcher:
                 await self._bell.heard()
                 for listener in self.on_heard:
                     listener()
-                self._wake_one()
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing new, give running tasks `grace_s` seconds, then interrupt and release them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from agent_bus.trigger_index import Source
 
 _ARRIVALS: Final = Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.CREATE
 """Written in place, renamed into place; and links, FIFOs and directories, which only ever get created."""
+
+_EVENTS_A_TURN: Final = 64
 
 _LOSSES: Final = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.IGNORED | Mask.UNMOUNT
 
@@ -44,6 +47,7 @@ class DirectoryWatch:
         self._directories = directories
         self._on_file = on_file
         self._on_gap = on_gap
+        self._failure: asyncio.Future[None] | None = None
         self._sources: dict[int, Source] = {}
         self._watches: dict[Source, tuple[Watch, tuple[int, int]]] = {}
         for source in directories:
@@ -77,8 +81,30 @@ class DirectoryWatch:
         Raises:
             OSError: a directory was replaced and cannot be watched again.
         """
-        while True:
-            self._report(await self._inotify.get())
+        loop = asyncio.get_running_loop()
+        # The library opens it so that a read without events would block.
+        os.set_blocking(self._inotify.fd, False)
+        self._failure = loop.create_future()
+        # Straight from the reader's callback: a coroutine of its own would cost a turn of the loop for each wake-up.
+        loop.add_reader(self._inotify.fd, self._read)
+        try:
+            await self._failure
+        finally:
+            loop.remove_reader(self._inotify.fd)
+
+    def _read(self) -> None:
+        try:
+            # What is more than this is reported in the loop's next turn, so that a burst starves nobody.
+            for _ in range(_EVENTS_A_TURN):
+                event = self._inotify.sync_get()
+                if event is None:
+                    return
+                self._report(event)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if self._failure is not None and not self._failure.done():
+                self._failure.set_exception(error)
 
     def _report(self, event: Event) -> None:
         if event.mask & Mask.Q_OVERFLOW:
