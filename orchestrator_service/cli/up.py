@@ -78,7 +78,7 @@ async def _run(team: Team, shared: Path, agent: str | None, first: FirstTask | N
     children = [_child(team, name, shared, agent) for name in team.workers]
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         if team.path == EXAMPLE_TEAM:
-            _say("There is no ./team.toml: this is the example team (`codehornets init` writes it here for editing).")
+            _say(f"This is the example team; `{_command()} init` writes it here for editing.")
         _say(f"Starting {', '.join(team.workers)} …")
         _warn_of_others(children)
         code = EXIT_INTERRUPTED if once else 0
