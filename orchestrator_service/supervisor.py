@@ -30,8 +30,6 @@ from orchestrator_service.changes import open_changes
 _TETHER: Final = Path(__file__).with_name("tether.py")
 _WRONG_SETTING: Final = 2
 _USUAL_GRACE_S: Final = 50.0
-_AGENT_END_S: Final = 20.0
-"""What a worker may take after its grace period, to end its agents."""
 _KILL_WAIT_S: Final = 5.0
 
 
@@ -75,6 +73,8 @@ class Child:
     command: list[str]
     environ: Mapping[str, str]
     layout: WorkerLayout
+    agent_end_s: float = 20.0
+    """What it may take after its grace period, to end its agents."""
     state: ChildState = ChildState.STARTING
     pid: int | None = None
     starts: int = 0
@@ -92,7 +92,7 @@ class Child:
             grace_s = float(self.environ.get("SHUTDOWN_GRACE") or _USUAL_GRACE_S)
         except ValueError:
             grace_s = _USUAL_GRACE_S
-        return grace_s + _AGENT_END_S
+        return grace_s + self.agent_end_s
 
     def heartbeat(self) -> Heartbeat | None:
         """Return the heartbeat of the present process if it is ready for tasks, else None."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Final
 
 from orchestrator_service.cli.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
+
+_STDOUT: Final = 1
 
 
 def main() -> None:
@@ -35,7 +38,9 @@ def run(arguments: list[str]) -> int:
         return _refuse(str(error))
     except (KeyboardInterrupt, typer.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):
+        # Nothing here calls sys.exit but typer and rich, and they for a broken pipe: their exit code 1 would say
+        # that a task failed.
         return _reader_gone()
     return code if isinstance(code, int) else 0
 
@@ -52,5 +57,5 @@ def _refuse(sentence: str) -> int:
 
 def _reader_gone() -> int:
     """Let what is still buffered go nowhere: whoever read us (`head`, say) has seen enough."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
     return EXIT_BROKEN_PIPE

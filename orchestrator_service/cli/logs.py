@@ -64,27 +64,16 @@ def _find_journal(shared: Path, task_id: str, worker: str | None) -> Path:
     return find_worker(shared, where.worker).event_journal(task_id)
 
 
-def tail(path: Path, count: int) -> list[str]:
-    """Return the last `count` lines, reading from the end; what was rotated away last is looked at too."""
-    found: list[str] = []
-    for file in (path, path.with_name(f"{path.name}.1")):
-        if len(found) < count:
-            with suppress(FileNotFoundError), file.open("rb") as stream:
-                found = [*_last_lines(stream, count - len(found)), *found]
-    return found
-
-
-def _last_lines(stream: BinaryIO, count: int) -> list[str]:
-    end = stream.seek(0, os.SEEK_END)
+def _last_lines(stream: BinaryIO, count: int, end: int) -> list[str]:
+    """Return the last `count` of the lines that end at byte `end`, reading no more than is needed."""
     chunk = b""
-    while end > 0 and chunk.count(b"\n") <= count:
-        start = max(0, end - _BLOCK_BYTES)
+    start = end
+    while start > 0 and chunk.count(b"\n") <= count:
+        start = max(0, start - _BLOCK_BYTES)
         stream.seek(start)
-        chunk = stream.read(end - start) + chunk
-        end = start
-    lines = chunk.split(b"\n")
-    # What stands behind the last line end is still being written.
-    return [line.decode("utf-8", "replace") for line in lines[:-1][-count:]] if count else []
+        chunk = stream.read(min(_BLOCK_BYTES, end - start - len(chunk))) + chunk
+    lines = chunk.split(b"\n")[:-1]
+    return [line.decode("utf-8", "replace") for line in lines[len(lines) - min(count, len(lines)) :]]
 
 
 def _print_last(path: Path, count: int, show: Callable[[str], str]) -> tuple[int, int]:
@@ -92,24 +81,39 @@ def _print_last(path: Path, count: int, show: Callable[[str], str]) -> tuple[int
     try:
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
-            size = status.st_size
-            for line in tail(path, count):
-                print(show(line))
-            stream.seek(0)
-            whole = _whole_lines_end(stream, size)
+            whole = _whole_lines_end(stream, status.st_size)
+            lines = _last_lines(stream, count, whole)
+        if len(lines) < count:
+            lines = [*_lines_before(path, count - len(lines)), *lines]
     except FileNotFoundError:
         return (0, 0)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    for line in lines:
+        print(show(line))
     sys.stdout.flush()
     return (status.st_ino, whole)
 
 
+def _lines_before(path: Path, count: int) -> list[str]:
+    """Return the last lines of the file that was rotated away last."""
+    try:
+        with path.with_name(f"{path.name}.1").open("rb") as stream:
+            return _last_lines(stream, count, stream.seek(0, os.SEEK_END))
+    except FileNotFoundError:
+        return []
+
+
 def _whole_lines_end(stream: BinaryIO, size: int) -> int:
-    start = max(0, size - _BLOCK_BYTES)
-    stream.seek(start)
-    last = stream.read(size - start).rfind(b"\n")
-    return start + last + 1 if last >= 0 else start
+    """Return where the last whole line ends; what stands behind it is still being written."""
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        stream.seek(start)
+        if (last := stream.read(end - start).rfind(b"\n")) >= 0:
+            return start + last + 1
+        end = start
+    return 0
 
 
 async def _follow(path: Path, position: tuple[int, int], show: Callable[[str], str], done: Callable[[], bool]) -> None:

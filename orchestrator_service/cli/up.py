@@ -14,6 +14,7 @@ from typing import Final
 
 import anyio
 
+from agent_bus.claude_credentials import find_credential
 from agent_bus.heartbeats import is_alive, read_heartbeat
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Heartbeat
@@ -129,6 +130,8 @@ async def _serve(supervisor: Supervisor, team: Team, shared: Path, first: FirstT
                 f"{child.name} did not become ready within {_READY_WITHIN_S:g} s; "
                 f"`{_command()} logs {child.name}{_shared_option(shared)}` may tell why."
             )
+    # In the team's order, whoever was first.
+    ready = {name: ready[name] for name in team.workers if name in ready}
     if ready:
         _tell_where_things_are(supervisor, team, shared, ready)
     code = 0
@@ -158,15 +161,10 @@ def _tell_where_things_are(supervisor: Supervisor, team: Team, shared: Path, rea
         )
     command, shared_option = _command(), _shared_option(shared)
     _say(f"Shared directory: {shared}")
-    stand_ins = [name for name in ready if supervisor.children[name].environ.get("AGENT") == "echo"]
+    stand_ins = [name for name in ready if supervisor.children[name].environ["AGENT"] == "echo"]
     if stand_ins:
         _say("")
-        _say(
-            f"The built-in echo agent works for {', '.join(stand_ins)}: it answers with the prompt itself, no model is "
-            "asked."
-        )
-        _say("  For Claude: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or log in with `claude`, and start again")
-        _say("  (what AGENT, --agent or the team file say wins; `auto` means Claude where it can log in).")
+        _tell_of_echo(stand_ins, has_credential=find_credential(supervisor.children[stand_ins[0]].environ) is not None)
     someone = next(iter(ready))
     example = shared / "triggers" / someone
     _say("")
@@ -174,6 +172,15 @@ def _tell_where_things_are(supervisor: Supervisor, team: Team, shared: Path, rea
     _say(f'or as a file:  echo \'{{"description": "…"}}\' > {_quoted(_brief(example))}/any-name.trigger')
     _say(f"See them work: {command} status{shared_option}")
     _say("")
+
+
+def _tell_of_echo(names: list[str], *, has_credential: bool) -> None:
+    why = "was chosen for" if has_credential else "stands in for Claude, since no credentials were found, at"
+    _say(f"The built-in echo agent {why} {', '.join(names)}: it answers with the prompt itself.")
+    if has_credential:
+        _say("  For Claude: start again with --agent claude (or say so in AGENT or the team file).")
+    else:
+        _say("  For Claude: set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN, or log in with `claude`; start again.")
 
 
 async def _give(first: FirstTask, shared: Path) -> int:

@@ -27,6 +27,7 @@ from orchestrator_service.cli.terminal import harmless
 _TAIL_BYTES: Final = 65_536
 _RECHECK_S: Final = 5.0
 _LONGEST_SHOWN: Final = 70
+_TELL_NOTHING: Final = frozenset(("id", "tool_use_id", "session_id"))
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,12 @@ def last_event(journal: Path) -> Event | None:
 
 def in_words(event: Event) -> str:
     """Return the event as a short line: its name and what there is to say about it."""
-    told = [str(value) for value in event.data.values() if isinstance(value, str | int | float) and value != ""]
+    told: list[str] = []
+    for key, value in event.data.items():
+        # A tool's input is one level down; ids tell a person nothing.
+        for part in value.values() if isinstance(value, dict) else (value,):
+            if key not in _TELL_NOTHING and isinstance(part, str | int | float) and part != "":
+                told.append(str(part))
     text = " ".join(f"{event.event.replace('_', ' ')} {' · '.join(told)}".split())
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 
