@@ -42,6 +42,8 @@ class BackOff:
     longest_s: float = 30.0
     healthy_after_s: float = 60.0
     """A worker that lived this long begins anew with `first_s`."""
+    proven_after_s: float = 5.0
+    """A worker that lived this long has right settings, whatever it says later."""
     jitter: float = 0.25
     """Up to this share is taken off at random, so that workers that died together do not return together."""
 
@@ -117,6 +119,7 @@ class Supervisor:
     async def keep(self, child: Child) -> None:
         """Run the worker again and again until it is over; when cancelled, stop it first."""
         deaths = 0
+        settings_proven = False
         while not child.is_over:
             started = time.monotonic()
             try:
@@ -125,7 +128,9 @@ class Supervisor:
                 # No process to be had now (memory, or too many of them) is a death like any other.
                 self._tell(f"{child.name} cannot be started: {error.strerror}.")
                 code = 1
-            if code == _WRONG_SETTING:
+            lived_s = time.monotonic() - started
+            # One that has worked before has right settings: what stops it now (a port taken, a mount gone) may pass.
+            if code == _WRONG_SETTING and not settings_proven:
                 self._set_state(child, ChildState.REFUSED)
                 self._tell(f"{child.name} has a wrong setting, see its line above; it is not started again.")
             elif code == 0 or self._stopping:
@@ -133,7 +138,8 @@ class Supervisor:
                 if not self._stopping:
                     self._tell(f"{child.name} was asked to stop and did; it is not started again.")
             else:
-                deaths = 1 if time.monotonic() - started >= self._back_off.healthy_after_s else deaths + 1
+                settings_proven = settings_proven or lived_s >= self._back_off.proven_after_s
+                deaths = 1 if lived_s >= self._back_off.healthy_after_s else deaths + 1
                 delay_s = self._back_off.delay_s(deaths)
                 self._set_state(child, ChildState.WAITING)
                 self._tell(f"{child.name} {_how_it_died(code)}; it is started again in {delay_s:.1f} s.")

@@ -115,17 +115,16 @@ def read_team(path: Path) -> Team:
     none: dict[str, object] = {}
     defaults = _worker_values(_Table(path, "defaults.", top.take("defaults", _table, "a table", none)))
     named = top.take("workers", _table, "a table with one [workers.NAME] for each worker", none)
-    if not named:
-        raise TeamError(f"{path} names no worker; add a table [workers.NAME].")
-    workers = {name: _worker_plan(path, name, values, defaults) for name, values in named.items()}
     team = Team(
         path=path,
-        workers=workers,
+        workers={name: _worker_plan(path, name, values, defaults) for name, values in named.items()},
         mode=top.take("mode", _one_of(MODES), _words(MODES), "event-driven"),
         agent=top.take("agent", _one_of(AGENTS), _words(AGENTS), "auto"),
         shared_dir=top.take("shared_dir", _path_in(path.parent), "a directory", None),
     )
     top.refuse_rest()
+    if not team.workers:
+        raise TeamError(f"{path} names no worker; add a table [workers.NAME].")
     return team
 
 

@@ -14,7 +14,7 @@ from agent_bus.messages import Heartbeat, WorkerStatus
 from orchestrator_service.changes import open_changes
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.places import find_shared_dir, known_workers
-from orchestrator_service.cli.tasks import queue_depth
+from orchestrator_service.cli.tasks import queue_depth, running_tasks
 from orchestrator_service.cli.terminal import harmless
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class WorkerState:
     beat: Heartbeat | None
     depth: int
     dead_letters: int
+    running: tuple[str, ...] = ()
+    """The tasks it holds now: what its heartbeat tells of them may be a whole interval old."""
 
     @property
     def status(self) -> str:
@@ -46,7 +48,11 @@ class WorkerState:
             return "never started"
         if self.beat.status is WorkerStatus.STOPPED:
             return "stopped"
-        return self.beat.status.value if is_alive(self.beat) else "down"
+        if not is_alive(self.beat):
+            return "down"
+        if self.beat.status in (WorkerStatus.IDLE, WorkerStatus.BUSY):
+            return "busy" if self.running else "idle"
+        return self.beat.status.value
 
     @property
     def is_down(self) -> bool:
@@ -60,6 +66,7 @@ class WorkerState:
             **beat,
             "worker": self.name,
             "status": self.status,
+            "current_tasks": list(self.running),
             "heartbeat_age_seconds": None if self.beat is None else round(age_seconds(self.beat), 3),
             "queue_depth": self.depth,
             "dead_letters": self.dead_letters,
@@ -72,7 +79,9 @@ def read_states(shared: Path) -> list[WorkerState]:
     for name in known_workers(shared):
         layout = WorkerLayout.under(shared, name)
         letters = sum(1 for _ in layout.dead_letters.glob("*.reason.json"))
-        states.append(WorkerState(name, read_heartbeat(layout.heartbeat(name)), queue_depth(layout), letters))
+        beat = read_heartbeat(layout.heartbeat(name))
+        running = () if beat is None else running_tasks(layout, beat)
+        states.append(WorkerState(name, beat, queue_depth(layout), letters, running))
     return states
 
 
@@ -141,7 +150,7 @@ def _cells(state: WorkerState) -> dict[str, str]:
     if beat is not None and state.status in _COLOURS:
         cells |= {
             "status": _status_words(state, beat),
-            "runs": _running(beat),
+            "runs": _running(state.running, beat.slots),
             "bells": _bells(beat),
             "probe": _ago(beat.probe_age_seconds),
             "http": f":{beat.http_port}" if beat.http_port else "",
@@ -155,11 +164,10 @@ def _status_words(state: WorkerState, beat: Heartbeat) -> str:
     return state.status
 
 
-def _running(beat: Heartbeat) -> str:
-    shown = beat.current_tasks[:_MOST_TASKS_SHOWN]
-    more = len(beat.current_tasks) - len(shown)
-    names = harmless(", ".join(shown)) + (f" and {more} more" if more else "")
-    return f"{len(beat.current_tasks)}/{beat.slots} {names}".strip()
+def _running(tasks: tuple[str, ...], slots: int) -> str:
+    shown = tasks[:_MOST_TASKS_SHOWN]
+    more = len(tasks) - len(shown)
+    return f"{len(tasks)}/{slots} {', '.join(shown)}{f' and {more} more' if more else ''}".strip()
 
 
 def _bells(beat: Heartbeat) -> str:

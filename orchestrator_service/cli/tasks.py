@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from agent_bus.errors import TriggerRejected
 from agent_bus.files import write_new
 from agent_bus.heartbeats import read_heartbeat
 from agent_bus.layout import TASK_SUFFIX, TRIGGER_SUFFIX, WorkerLayout
-from agent_bus.messages import Result, utc_now
-from agent_bus.trigger_reader import TaskBody, make_task
+from agent_bus.messages import Heartbeat, Result, utc_now
+from agent_bus.trigger_reader import TaskBody, make_task, task_id_in_name
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import known_workers
 
@@ -144,6 +145,16 @@ def _holds(path: Path, task_id: str) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(fields, dict) and fields.get("task_id") == task_id
+
+
+def running_tasks(layout: WorkerLayout, beat: Heartbeat) -> tuple[str, ...]:
+    """Return the tasks that the beating instance has claimed, oldest first; a file's name where that tells no id."""
+    claims: list[tuple[float, str]] = []
+    for path in (layout.inflight / beat.instance).glob("*~*~*"):
+        if (name := parse_claim_name(path.name)) is not None:
+            with suppress(FileNotFoundError):
+                claims.append((path.stat().st_ctime, task_id_in_name(name.name) or name.name))
+    return tuple(name for _, name in sorted(claims))
 
 
 def queue_depth(layout: WorkerLayout) -> int:

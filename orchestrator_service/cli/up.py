@@ -23,7 +23,7 @@ from orchestrator_service.cli.output import print_ending
 from orchestrator_service.cli.places import find_team
 from orchestrator_service.cli.tasks import hand_in, new_task_id
 from orchestrator_service.cli.team_files import check_agent
-from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.terminal import give_up_stdout, harmless
 from orchestrator_service.cli.waiting import until_result
 from orchestrator_service.supervisor import Child, ChildState, Supervisor, open_supervisor
 from orchestrator_service.team import EXAMPLE_TEAM, Team
@@ -72,7 +72,11 @@ def _parse_task(text: str, team: Team) -> FirstTask:
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    """Print a line; a terminal or pipe that is gone is no reason to stop working."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        give_up_stdout()
 
 
 async def _run(team: Team, shared: Path, agent: str | None, first: FirstTask | None, once: bool) -> int:

@@ -274,3 +274,18 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(team: Team) -> Non
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(timeout=20) == 141
+
+
+def test_a_team_goes_on_when_nobody_reads_what_it_says_any_more(team: Team) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "up"], cwd=team.folder, env=team.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        wait_until(lambda: "ann" in team.run("status").stdout, 30)
+        assert team.run("submit", "ann", "still?", "--wait").stdout == "still?\n"
+        process.send_signal(signal.SIGTERM)
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait(timeout=30) == 0

@@ -102,6 +102,15 @@ async def test_a_wrong_setting_and_a_wanted_end_are_not_started_again(
     assert "is not started again" in said[0]
 
 
+async def test_a_setting_that_was_right_before_is_tried_again(tmp_path: Path) -> None:
+    code = "import os\nfirst = not os.path.exists('starts')\nopen('starts', 'a')\nos._exit(1 if first else 2)"
+    child = child_of(tmp_path, code)
+    proven = BackOff(first_s=0.01, longest_s=0.02, proven_after_s=0.0)
+
+    async with open_supervisor([child], tell=lambda _: None, back_off=proven):
+        await until_started(child, 4)
+
+
 async def test_leaving_stops_all_with_one_sigterm_each(tmp_path: Path) -> None:
     code = """
 import signal, sys, time

@@ -19,6 +19,8 @@ from agent_bus.messages import Heartbeat, Result, Task, TaskError, TaskStatus, W
 from orchestrator_service import cli
 from orchestrator_service.cli.commands import app
 
+CHECKOUT = Path(__file__).parents[2]
+
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkerLayout:
@@ -314,7 +316,10 @@ def test_a_task_that_has_ended_cannot_be_cancelled(place: WorkerLayout, capsys: 
 
 
 def test_status_tells_the_living_from_the_dead(place: WorkerLayout, capsys: pytest.CaptureFixture[str]) -> None:
-    beat(place, current_tasks=["t9"], slots=4, probe_age_seconds=7.0, status="busy")
+    beat(place, slots=4, probe_age_seconds=7.0)
+    claims = place.inflight / "host-1-a"
+    claims.mkdir(parents=True)
+    (claims / "1~abc~task-t9.trigger").touch()
     (place.triggers / "a.trigger").touch()
     assert cli.run(["status"]) == 0
     living = capsys.readouterr().out
@@ -420,3 +425,15 @@ def test_the_last_lines_are_right_however_long_the_log_is(
 
     assert cli.run(["logs", "marie", "--json", "-n", str(count)]) == 0
     assert capsys.readouterr().out.splitlines() == (lines[-count:] if count else [])
+
+
+def test_output_to_a_full_disk_is_one_sentence(place: WorkerLayout) -> None:
+    command = [sys.executable, "-c", "from orchestrator_service.cli import main; main()", "status", "--json"]
+
+    with Path("/dev/full").open("wb") as full:
+        run = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env={"PYTHONPATH": str(CHECKOUT)}, text=True, check=False
+        )
+
+    assert run.returncode == 2
+    assert run.stderr == "codehornets: No space left on device.\n"
