@@ -13,6 +13,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # Help with frames and colours would take twice as long to come.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 dead_letters_app = typer.Typer(help="What could not be run: look at it, run it again, or drop it.")
