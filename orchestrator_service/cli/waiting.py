@@ -145,8 +145,10 @@ def in_words(event: Event) -> str:
     for key, value in event.data.items():
         # A tool's input is one level down; ids tell a person nothing.
         for part in value.values() if isinstance(value, dict) else (value,):
-            if key not in _TELL_NOTHING and isinstance(part, str | int | float) and part != "":
-                told.append(str(part))
+            if isinstance(part, str) and part and key not in _TELL_NOTHING:
+                told.append(part)
+            elif isinstance(part, int | float) and not isinstance(part, bool):
+                told.append(f"{key} {part:g}")
     text = " ".join(f"{event.event.replace('_', ' ')} {' · '.join(told)}".split())
     return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 1]}…"
 

@@ -437,3 +437,12 @@ def test_output_to_a_full_disk_is_one_sentence(place: WorkerLayout) -> None:
 
     assert run.returncode == 2
     assert run.stderr == "codehornets: No space left on device.\n"
+
+
+def test_the_numbers_of_an_event_come_with_their_names(place: WorkerLayout, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"subtype": "success", "is_error": False, "num_turns": 1, "cost_usd": 0.00014000000000000001}
+    event = {"event": "result", "timestamp": "2026-01-01T10:00:00Z", "worker": "marie", "data": data}
+    place.event_journal("t1").write_text(json.dumps(event) + "\n")
+
+    assert cli.run(["logs", "--task", "t1"]) == 0
+    assert capsys.readouterr().out.endswith("result success · num_turns 1 · cost_usd 0.00014\n")
