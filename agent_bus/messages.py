@@ -94,7 +94,7 @@ class Task(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     on_interrupt: Annotated[OnInterrupt, Field(strict=False)] = OnInterrupt.RESUME
     metadata: dict[str, Any] = Field(default_factory=dict)
-    created_at: datetime | None = None
+    created_at: Annotated[datetime, Field(strict=False)] | None = None
 
 
 class TaskError(BaseModel):

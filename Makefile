@@ -1,0 +1,65 @@
+# Everything a newcomer types. `make` alone lists the targets.
+# All paths are relative to this folder, so that it may lie anywhere, in a path with spaces too.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TEAM ?= orchestrator_service/example_team/team.toml
+TASK ?= marie: Plan a ten-minute warm-up for adults who dance salsa for the first time.
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint bench clean
+.SUFFIXES:
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+
+run: $(VENV)/.run  ## start the example team, give it one task, serve until Ctrl-C
+	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)"
+
+demo: $(VENV)/.run  ## the same for one task, then stop
+	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)" --once
+
+test: lint  ## run the checks and all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.test  ## check style, types and the direction of imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.bench  ## measure speed and memory, print one table
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:  ## remove what was made here: environment, caches, build output (not ./shared)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+# -- the virtual environment: a stamp for each set of dependencies, renewed when the lists change
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "make: $(PYTHON) is missing or older than 3.11; install Python 3.11 or later, or say where it is: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "make: $(PYTHON) cannot make virtual environments; install its venv package (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	@echo "Making $(VENV) …"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing codehornets-ai and what it needs (once; a minute or two) …"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing what the tests need (once; a minute or two) …"
+	@$(PIP) install -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "Installing what the measurements need (once; a minute or two) …"
+	@$(PIP) install -c constraints.txt -e '.[test,bench]'
+	@touch $@ $(VENV)/.run $(VENV)/.test

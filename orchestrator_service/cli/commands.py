@@ -1,0 +1,218 @@
+"""The commands and their options. What each does is in a module of its own, imported when it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="codehornets",
+    help="Teams of Claude Code agents: drop a task, get its result, lose nothing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Help with frames and colours would take twice as long to come.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+dead_letters_app = typer.Typer(help="What could not be run: look at it, run it again, or drop it.")
+app.add_typer(dead_letters_app, name="dead-letters")
+
+SharedDir = Annotated[
+    Path | None,
+    typer.Option("--shared-dir", metavar="DIR", help="Default: SHARED_DIR, else ./team.toml's, else ./shared."),
+]
+TeamFile = Annotated[
+    Path | None, typer.Option("--team", metavar="FILE", help="Default: ./team.toml, else the shipped example.")
+]
+Agent = Annotated[
+    str | None, typer.Option("--agent", metavar="AGENT", help="auto, claude, command or echo; wins over the team.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+GiveUpAfter = Annotated[
+    float | None, typer.Option("--wait-timeout", metavar="S", help="Give up waiting after so many seconds (exit 5).")
+]
+OneWorker = Annotated[str | None, typer.Option("--worker", metavar="NAME", help="This worker alone.")]
+
+
+@app.command()
+def up(
+    team: TeamFile = None,
+    shared_dir: SharedDir = None,
+    agent: Agent = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="'WORKER: PROMPT'", help="Give one task once all are ready.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Stop when that task has its result.")] = False,
+) -> int:
+    """Start all workers of a team and keep them running until Ctrl-C."""
+    from orchestrator_service.cli import up as command
+
+    return command.up(team, shared_dir=shared_dir, agent=agent, task=task, once=once)
+
+
+@app.command()
+def worker(name: str, team: TeamFile = None, shared_dir: SharedDir = None, agent: Agent = None) -> int:
+    """Run one worker of a team here, in the foreground."""
+    from orchestrator_service.cli import team_files
+
+    return team_files.run_worker(name, team, shared_dir=shared_dir, agent=agent)
+
+
+@app.command()
+def submit(
+    worker: str,
+    prompt: Annotated[str | None, typer.Argument(help='The prompt; "-" reads it from standard input.')] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file.")
+    ] = None,
+    priority: Annotated[str | None, typer.Option(help="low, normal, high, urgent or a whole number.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds the agent may take.")] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Tasks of the same name share one conversation.")
+    ] = None,
+    task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: one made up.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the result and print it.")] = False,
+    wait_timeout: GiveUpAfter = None,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Give a worker a task.
+
+    With --wait the exit code is 0 for completed, 1 failed, 3 timed out, 4 cancelled, 5 when waiting gave up.
+    """
+    from orchestrator_service.cli import submit as command
+
+    return command.submit(
+        command.Order(worker, prompt, file, priority, timeout, session, task_id),
+        shared_dir=shared_dir,
+        wait=wait or wait_timeout is not None,
+        give_up_after_s=wait_timeout,
+        as_json=json,
+    )
+
+
+@app.command()
+def result(
+    task_id: Annotated[str, typer.Argument(metavar="ID")],
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for it.")] = False,
+    wait_timeout: GiveUpAfter = None,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Print the result of a task; the exit codes are those of `submit --wait`."""
+    from orchestrator_service.cli import results
+
+    return results.result(
+        task_id,
+        shared_dir=shared_dir,
+        wait=wait or wait_timeout is not None,
+        give_up_after_s=wait_timeout,
+        as_json=json,
+    )
+
+
+@app.command()
+def cancel(
+    task_id: Annotated[str, typer.Argument(metavar="ID")],
+    worker: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; default: searched.")] = None,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Cancel a task, waiting or running."""
+    from orchestrator_service.cli import results
+
+    return results.cancel(task_id, worker=worker, shared_dir=shared_dir)
+
+
+@app.command()
+def status(
+    json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date until Ctrl-C.")] = False,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Show the workers: whether they live, what they run, how much waits."""
+    from orchestrator_service.cli import status as command
+
+    return command.status(shared_dir=shared_dir, as_json=json, watch=watch)
+
+
+@app.command()
+def logs(
+    worker: Annotated[str | None, typer.Argument(help="Whose log.")] = None,
+    task: Annotated[str | None, typer.Option("--task", metavar="ID", help="The events of one task instead.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Show a worker's log, or what the agent of one task does."""
+    from orchestrator_service.cli import logs as command
+
+    return command.logs(worker, task_id=task, follow=follow, lines=lines, as_json=json, shared_dir=shared_dir)
+
+
+@dead_letters_app.callback(invoke_without_command=True)
+def dead_letters(context: typer.Context) -> int | None:
+    """What could not be run: look at it, run it again, or drop it. Without a command: list."""
+    if context.invoked_subcommand is not None:
+        return None
+    return dead_letters_list()
+
+
+@dead_letters_app.command("list")
+def dead_letters_list(worker: OneWorker = None, json: AsJson = False, shared_dir: SharedDir = None) -> int:
+    """List all dead letters, oldest first."""
+    from orchestrator_service.cli import dead_letters as command
+
+    return command.list_letters(worker=worker, as_json=json, shared_dir=shared_dir)
+
+
+@dead_letters_app.command("show")
+def dead_letters_show(name: str, worker: OneWorker = None, json: AsJson = False, shared_dir: SharedDir = None) -> int:
+    """Show one, by its file name or task id: the reason, and the first 4 KiB of what is in it."""
+    from orchestrator_service.cli import dead_letters as command
+
+    return command.show(name, worker=worker, as_json=json, shared_dir=shared_dir)
+
+
+@dead_letters_app.command("replay")
+def dead_letters_replay(names: list[str], worker: OneWorker = None, shared_dir: SharedDir = None) -> int:
+    """Put them back among the triggers, to be run anew."""
+    from orchestrator_service.cli import dead_letters as command
+
+    return command.replay(names, worker=worker, shared_dir=shared_dir)
+
+
+@dead_letters_app.command("drop")
+def dead_letters_drop(names: list[str], worker: OneWorker = None, shared_dir: SharedDir = None) -> int:
+    """Delete them for good."""
+    from orchestrator_service.cli import dead_letters as command
+
+    return command.drop(names, worker=worker, shared_dir=shared_dir)
+
+
+@app.command()
+def doctor(team: TeamFile = None, shared_dir: SharedDir = None, json: AsJson = False) -> int:
+    """Check all that workers need here, each with its mend; exit code 1 when something is broken."""
+    from orchestrator_service.cli import doctor as command
+
+    return command.doctor(team, shared_dir=shared_dir, as_json=json)
+
+
+@app.command()
+def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> int:
+    """Write the example team to a directory (default: this one), to be edited."""
+    from orchestrator_service.cli import team_files
+
+    return team_files.init(directory)
+
+
+@app.command()
+def version() -> int:
+    """Print the version."""
+    from orchestrator_service import version as read_version
+
+    typer.echo(f"codehornets {read_version()}")
+    return 0

@@ -1,0 +1,117 @@
+"""From a team file to the environment of one worker process: the only thing that a worker is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from agent_bus.claude_credentials import find_credential
+from orchestrator_service.team import OWN_VARIABLES, Team, TeamError, WorkerPlan
+
+_SECRET_FILES: Final = ("ANTHROPIC_API_KEY_FILE", "ANTHROPIC_AUTH_TOKEN_FILE", "CLAUDE_CODE_OAUTH_TOKEN_FILE")
+
+_ONE_WORKERS_ALONE: Final = frozenset(variable for variable in OWN_VARIABLES if variable.endswith("_DIR"))
+"""Places of a single worker; inherited by a whole team they would make its workers take each other's tasks."""
+
+
+def choose_agent(team: Team, worker: WorkerPlan, environ: Mapping[str, str], given: str | None = None) -> str:
+    """Return `claude`, `command` or `echo`.
+
+    The first of these that says more than `auto` counts: `given` (a command line option), the worker's, the team's,
+    the variable AGENT; then Claude where there is a credential for it, else echo.
+    """
+    for word in (given, worker.agent, team.agent, environ.get("AGENT")):
+        if word and word != "auto":
+            return word
+    seen = {**environ, **worker.environment}
+    has_secret_file = any(seen.get(variable) for variable in _SECRET_FILES)
+    return "claude" if has_secret_file or find_credential(seen) is not None else "echo"
+
+
+def choose_shared_dir(team: Team | None, environ: Mapping[str, str], given: Path | None = None) -> Path:
+    """Return the shared directory, absolute: the one given, else SHARED_DIR, else the team's, else `./shared`."""
+    if given is not None:
+        return given.absolute()
+    if environ.get("SHARED_DIR"):
+        return Path(environ["SHARED_DIR"]).absolute()
+    if team is not None and team.shared_dir is not None:
+        return team.shared_dir.absolute()
+    return Path("shared").absolute()
+
+
+def workspace_of(worker: WorkerPlan, shared_dir: Path) -> Path:
+    """Return where the worker's agents work.
+
+    Not the current directory: nobody who tries the example team wants three agents to edit what happens to be there.
+    """
+    return worker.workspace if worker.workspace is not None else shared_dir / "workspaces" / worker.name
+
+
+def prepare_workspace(team: Team, worker: WorkerPlan, shared_dir: Path) -> None:
+    """Make the workspace where it is the default one; one that the team file names must be there.
+
+    Raises:
+        TeamError: it is not there, or cannot be made.
+    """
+    workspace = workspace_of(worker, shared_dir)
+    if worker.workspace is not None:
+        if not workspace.is_dir():
+            raise TeamError(
+                f"{team.path}: workers.{worker.name}.workspace is {str(workspace)!r}; allowed is a directory that "
+                "exists."
+            )
+        return
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TeamError(
+            f"{workspace} cannot be made: {error.strerror}; name another place with --shared-dir or SHARED_DIR."
+        ) from error
+
+
+def worker_environment(
+    team: Team, worker: WorkerPlan, environ: Mapping[str, str], *, shared_dir: Path, agent: str | None = None
+) -> dict[str, str]:
+    """Return the whole environment of the worker's process.
+
+    What the team file says wins over `environ`; what it does not say is inherited.
+
+    Args:
+        team: The team.
+        worker: Its worker.
+        environ: This process's environment.
+        shared_dir: The shared directory, absolute.
+        agent: An agent chosen on the command line; None goes by `choose_agent`.
+    """
+    said: dict[str, object] = {
+        "WORKER_NAME": worker.name,
+        "SHARED_DIR": shared_dir,
+        "WORKER_MODE": team.mode,
+        "AGENT": choose_agent(team, worker, environ, agent),
+        "AGENT_COMMAND": worker.agent_command,
+        "MAX_CONCURRENT": worker.slots,
+        "WARM_PROCESSES": worker.warm_processes,
+        "MODEL": worker.model,
+        "OUTPUT_STYLE": worker.output_style,
+        "WORKSPACE": workspace_of(worker, shared_dir),
+        "TASK_TIMEOUT": worker.task_timeout_s,
+        "ALLOWED_TOOLS": ",".join(worker.allowed_tools) or None,
+        "PERMISSION_MODE": worker.permission_mode,
+        "MAX_TURNS": worker.max_turns,
+        "MAX_BUDGET_USD": worker.max_budget_usd,
+        "HTTP_PORT": worker.http_port,
+    }
+    inherited = {name: value for name, value in environ.items() if name not in _ONE_WORKERS_ALONE}
+    return {
+        **inherited,
+        "HTTP_HOST": "127.0.0.1",
+        **worker.environment,
+        **{name: str(value) for name, value in said.items() if value is not None},
+    }
+
+
+def worker_command(name: str) -> list[str]:
+    """Return the command line of a worker; `-P` keeps files of the current directory out of its imports."""
+    return [sys.executable, "-P", "-m", "worker_service", name]
