@@ -51,12 +51,22 @@ def _start(command: list[str]) -> int:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != leash:
             os._exit(1)
+        # Python ignores these two, and what is ignored stays so: `yes | head` would never end.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        os.execvp(command[0], command)
+        os.execvpe(command[0], command, _given_environment())
     except OSError as error:
         os.write(2, f"{command[0]} cannot be started: {error.strerror}\n".encode())
     finally:
         os._exit(127)
+
+
+def _given_environment() -> dict[bytes, bytes]:
+    # Not `os.environ`: Python adds LC_CTYPE to it where the locale is C (PEP 538). The kernel kept the original.
+    with open("/proc/self/environ", "rb") as listing:
+        entries = (entry.partition(b"=") for entry in listing.read().split(b"\0") if entry)
+        return {name: value for name, _, value in entries if name}
 
 
 def _children() -> list[int]:
