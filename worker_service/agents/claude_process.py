@@ -14,6 +14,7 @@ from claude_agent_sdk import (
     ClaudeAgentOptions,
     ClaudeSDKClient,
     ClaudeSDKError,
+    CLIConnectionError,
     Message,
     ResultMessage,
     SystemMessage,
@@ -96,13 +97,32 @@ class ClaudeProcess:
         tasks.start_soon(self._process.collect_stderr, name="claude stderr")
         try:
             with anyio.fail_after(CONNECT_TIMEOUT_S):
-                await self._client.connect()
+                await self._connect()
         except Exception as error:
             failure = await self._explain(error)
             await self.aclose()
             raise failure from error
         tasks.start_soon(self._pump, name="claude messages")
         self._family = self._process.descendants()
+
+    async def _connect(self) -> None:
+        """Connect, or fail as soon as the process ends: the SDK would wait for the answer of one that is gone."""
+        failure: Exception | None = CLIConnectionError("it ended before it answered")
+
+        async def stop_when_gone(scope: anyio.CancelScope) -> None:
+            await self._process.wait()
+            scope.cancel()
+
+        async with anyio.create_task_group() as race:
+            race.start_soon(stop_when_gone, race.cancel_scope)
+            try:
+                await self._client.connect()
+                failure = None
+            except Exception as error:
+                failure = error
+            race.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _pump(self) -> None:
         """Read messages as long as the process lives: a turn that is cancelled must not end the reading."""
