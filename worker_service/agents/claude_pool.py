@@ -97,8 +97,7 @@ class ClaudePool:
         if process is None and resume is None and profile == self._usual and self._preparing:
             process = await self._wait_for_prepared()
         if process is None:
-            assert self._tasks is not None
-            process = await self._start(profile, resume, self._tasks)
+            process = await self._start_one(profile, resume)
         process.thaw()
         self._busy.add(process)
         self._changed.set()
@@ -167,7 +166,10 @@ class ClaudePool:
     # -- in the background
 
     def _missing(self) -> int:
-        return self._warm - len(self._idle) - self._preparing - max(0, len(self._busy) - self._slots)
+        # An ordinary task's process comes back: one more than there are slots would only be ended again.
+        coming_back = sum(process.profile == self._usual for process in self._busy)
+        wanted = min(self._warm, max(self._warm, self._slots) - coming_back)
+        return wanted - len(self._idle) - self._preparing
 
     def _next_chore_s(self) -> float | None:
         now = time.monotonic()
@@ -203,9 +205,8 @@ class ClaudePool:
 
     async def _prepare_new(self) -> None:
         process = None
-        assert self._tasks is not None
         try:
-            process = await self._start(self._usual, None, self._tasks)
+            process = await self._start_one(self._usual, None)
             # The first turn of a process is its slow one; a clear takes that on itself.
             if not await process.clear():
                 raise ProcessGone("agent_died", "A new Claude process did not take its first command.")
@@ -239,6 +240,8 @@ class ClaudePool:
                 if not self._preparing:
                     self._let_waiters_help_themselves()
         if cleared:
+            # One that a task has started works: so whatever kept the warm ones from starting is over.
+            self._failures, self._retry_at, self.trouble = 0, 0.0, None
             self._rest(process)
 
     def _rest(self, process: ClaudeProcess) -> None:
@@ -249,11 +252,15 @@ class ClaudePool:
                 return
         if len(self._idle) < max(self._warm, self._slots):
             self._idle[process] = time.monotonic()
-            if self._tasks is not None:
-                self._tasks.start_soon(self._notice_end, process, name="claude end")
         else:
             self._end_soon(process)
         self._changed.set()
+
+    async def _start_one(self, profile: Profile, resume: str | None) -> ClaudeProcess:
+        assert self._tasks is not None
+        process = await self._start(profile, resume, self._tasks)
+        self._tasks.start_soon(self._notice_end, process, name="claude end")
+        return process
 
     async def _notice_end(self, process: ClaudeProcess) -> None:
         await process.ended.wait()
