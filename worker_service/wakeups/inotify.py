@@ -48,6 +48,7 @@ class DirectoryWatch:
         self._on_file = on_file
         self._on_gap = on_gap
         self._failure: asyncio.Future[None] | None = None
+        self._rest: asyncio.Handle | None = None
         self._sources: dict[int, Source] = {}
         self._watches: dict[Source, tuple[Watch, tuple[int, int]]] = {}
         for source in directories:
@@ -91,15 +92,19 @@ class DirectoryWatch:
             await self._failure
         finally:
             loop.remove_reader(self._inotify.fd)
+            if self._rest is not None:
+                self._rest.cancel()
 
     def _read(self) -> None:
         try:
-            # What is more than this is reported in the loop's next turn, so that a burst starves nobody.
             for _ in range(_EVENTS_A_TURN):
                 event = self._inotify.sync_get()
                 if event is None:
                     return
                 self._report(event)
+            # What is more is reported in the loop's next turn, so that a burst starves nobody. It lies in the library's
+            # buffer already: the descriptor would not tell of it.
+            self._rest = asyncio.get_running_loop().call_soon(self._read)
         except BlockingIOError:
             return
         except OSError as error:
