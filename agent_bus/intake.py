@@ -170,15 +170,23 @@ class Intake:
     async def _scan(self) -> None:
         busy_s = 0.0
         slices = self._scan_slices()
-        while True:
-            started = time.perf_counter()
-            found = next(slices, None)
-            busy_s += time.perf_counter() - started
-            if found is None:
-                break
-            if found:
-                self._handler.ready()
+        self.index.begin_scan()
+        try:
+            while True:
+                started = time.perf_counter()
+                found = next(slices, None)
+                busy_s += time.perf_counter() - started
+                if found is None:
+                    break
+                if found:
+                    self._handler.ready()
+                await asyncio.sleep(0)
+            # What came while the scan went on may have been missed by it: the notices that wait are heard first.
             await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        finally:
+            if self.index.end_scan():
+                self._handler.ready()
         self.last_scan_s = busy_s
 
     def _scan_slices(self) -> Iterator[bool]:

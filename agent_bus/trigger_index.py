@@ -39,6 +39,7 @@ class TriggerIndex:
         self._known: tuple[set[str], ...] = tuple(set() for _ in Source)
         self._sessions: dict[str, list[tuple[int, str, Entry]]] = {}
         self._busy: set[str] = set()
+        self._found: set[str] | None = None
 
     def __len__(self) -> int:
         return sum(len(names) for names in self._known)
@@ -58,8 +59,26 @@ class TriggerIndex:
             return
         line = self._sessions.setdefault(entry.session, [])
         heapq.heappush(line, (entry.mtime_ns, entry.name, entry))
-        if line[0][2] is entry:
+        if self._found is not None:
+            self._found.add(entry.session)
+        elif line[0][2] is entry:
             heapq.heappush(self._ready, entry)
+
+    def begin_scan(self) -> None:
+        """Hold back each session of which something is added, until `end_scan`.
+
+        A scan finds files in no order: the oldest of a session is known only when all are.
+        """
+        if self._found is None:
+            self._found = set()
+
+    def end_scan(self) -> bool:
+        """Offer what was held back; tells whether there was anything."""
+        found, self._found = self._found or set(), None
+        for session in found:
+            if session not in self._busy:
+                self.end_session(session)
+        return bool(found)
 
     def pop(self) -> Entry | None:
         """Take the next entry off the index; None when nothing is on offer.
@@ -93,5 +112,5 @@ class TriggerIndex:
         """Offer the next task of the session, if there is one."""
         self._busy.discard(session)
         line = self._sessions.get(session)
-        if line:
+        if line and (self._found is None or session not in self._found):
             heapq.heappush(self._ready, line[0][2])

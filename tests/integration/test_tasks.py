@@ -164,6 +164,20 @@ async def test_a_session_goes_in_order_one_at_a_time(shared: Path, shop: Shop) -
     assert agent.most_at_once <= 2
 
 
+async def test_a_long_session_is_known_whole_before_it_begins(
+    shared: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan finds files in no order, and lets others have the loop in between."""
+    monkeypatch.setattr("agent_bus.intake._SLICE_S", 0.0)
+    agent = ObedientAgent()
+    now = time.time()
+    for number in range(200):
+        shop.submit(f"s{number:03}", session="s", mtime=now - 1000 + number)
+    async with open_worker(quick_settings(shared), agent):
+        await async_wait_until(lambda: len(shop.result_ids()) == 200)
+    assert agent.started == sorted(agent.started)
+
+
 async def test_a_session_goes_in_order_with_two_replicas(shared: Path, shop: Shop) -> None:
     agent = ObedientAgent()
     now = time.time()
