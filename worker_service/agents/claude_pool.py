@@ -167,7 +167,9 @@ class ClaudePool:
     # -- in the background
 
     def _missing(self) -> int:
-        return self._warm - len(self._idle) - self._preparing - max(0, len(self._busy) - self._slots)
+        # When all slots are busy nobody can take a waiting process, and each one that is done comes back cleared.
+        wanted = min(self._warm, self._slots - len(self._busy))
+        return wanted - len(self._idle) - self._preparing
 
     def _next_chore_s(self) -> float | None:
         now = time.monotonic()

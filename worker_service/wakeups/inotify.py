@@ -94,17 +94,22 @@ class DirectoryWatch:
 
     def _read(self) -> None:
         try:
-            # What is more than this is reported in the loop's next turn, so that a burst starves nobody.
             for _ in range(_EVENTS_A_TURN):
                 event = self._inotify.sync_get()
                 if event is None:
                     return
                 self._report(event)
+            # A burst starves nobody: the rest comes in the loop's next turn. It must be asked for, since the library
+            # has read ahead and the descriptor may be silent by now.
+            asyncio.get_running_loop().call_soon(self._read)
         except BlockingIOError:
             return
         except OSError as error:
             if self._failure is not None and not self._failure.done():
                 self._failure.set_exception(error)
+        except ValueError:
+            # Closed between two turns.
+            return
 
     def _report(self, event: Event) -> None:
         if event.mask & Mask.Q_OVERFLOW:
