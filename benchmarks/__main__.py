@@ -191,8 +191,8 @@ def machine() -> str:
     steal = Path("/proc/stat").read_text().splitlines()[0].split()
     share = 100 * int(steal[8]) / sum(int(word) for word in steal[1:])
     return (
-        f"{os.cpu_count()} × {model}, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"{time.strftime('%Y-%m-%d')}; CPU time stolen by the hypervisor since boot: {share:.1f} %"
+        f"{os.cpu_count()} × {model}, {memory:.0f} GiB, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}; CPU time stolen by the hypervisor since boot: {share:.1f} %"
     )
 
 

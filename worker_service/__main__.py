@@ -29,9 +29,8 @@ def main() -> int:
         return 0 if asked else _WRONG_SETTING
     try:
         settings = read_settings(os.environ, arguments[0] if arguments else None)
-        _open_log(settings)
-        # What is imported by now lives as long as the worker: the collector need never look at it again.
-        gc.freeze()
+        open_log(settings)
+        spare_the_collector()
         anyio.run(run_worker, settings)
     except (SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable) as error:
         return _refuse(error)
@@ -56,7 +55,16 @@ def _refuse(error: BaseException) -> int:
     return _WRONG_SETTING
 
 
-def _open_log(settings: WorkerSettings) -> None:
+def spare_the_collector() -> None:
+    """Keep the cyclic collector from looking at what never changes, and from looking too often at the rest."""
+    # What is imported by now lives as long as the worker.
+    gc.freeze()
+    # Tasks come and go as small objects without cycles; fewer collections find just as much.
+    gc.set_threshold(20_000, 20, 50)
+
+
+def open_log(settings: WorkerSettings) -> None:
+    """Write the log to its file and to the terminal."""
     root = logging.getLogger()
     root.setLevel(settings.log_level)
     to_file = SharedRotatingFile(settings.layout.log(settings.worker))
