@@ -190,10 +190,12 @@ def machine() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     steal = Path("/proc/stat").read_text().splitlines()[0].split()
     share = 100 * int(steal[8]) / sum(int(word) for word in steal[1:])
-    return (
-        f"{os.cpu_count()} × {model}, {memory:.0f} GiB, Linux {platform.release()}, "
-        f"Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}; CPU time stolen by the hypervisor since boot: {share:.1f} %"
+    parts = (
+        f"{os.cpu_count()} × {model}, {memory:.0f} GiB",
+        f"Linux {platform.release()}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d')}",
+        f"CPU time stolen by the hypervisor since boot: {share:.1f} %",
     )
+    return "; ".join(parts)
 
 
 def _has_redis_server() -> bool:
