@@ -15,9 +15,9 @@ from pathlib import Path
 import anyio
 
 from benchmarks.peers.record import Record
-from worker_service.__main__ import open_log, spare_the_collector
 from worker_service.agents.base import Run
 from worker_service.agents.echo import EchoAgent
+from worker_service.run import open_log, spare_the_collector
 from worker_service.service import open_worker
 from worker_service.settings import read_settings
 
