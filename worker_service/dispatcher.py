@@ -99,6 +99,7 @@ class Dispatcher:
         self._resting: list[asyncio.Future[None]] = []
         self._running: dict[str, _Running] = {}
         self._occupied = 0
+        self._woken = 0
         self._yield_at = 0.0
         self._accepting = True
         self._idle = asyncio.Event()
@@ -204,9 +205,11 @@ class Dispatcher:
     # -- slots
 
     def _wake_one(self) -> None:
-        while self._resting:
+        # Whoever leaves a slot looks at the queue himself, so a ring beyond the free slots wakes nobody.
+        while self._resting and self._occupied + self._woken < self._settings.slots:
             rest = self._resting.pop()
             if not rest.done():
+                self._woken += 1
                 rest.set_result(None)
                 return
 
@@ -239,6 +242,7 @@ class Dispatcher:
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
             await rest
+            self._woken -= 1
 
     async def _try_claim(self) -> Claim | None:
         number = next(self._claim_numbers)
