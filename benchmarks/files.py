@@ -94,7 +94,7 @@ def backlog(tasks: int, slots: int) -> tuple[float, float, float]:
             first_ns = _first_entry(record, rig, tasks)
             largest_mb = small_mb
             deadline = time.monotonic() + DEADLINE_S
-            while rig.count_results() < tasks:
+            while not all(record.read(number)[1] for number in range(tasks)):
                 largest_mb = max(largest_mb, resident_mb(worker.pid))
                 worker.child.check()
                 if time.monotonic() > deadline:

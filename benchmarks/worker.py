@@ -6,7 +6,6 @@ The number of a task's slot is its prompt.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -16,9 +15,9 @@ from pathlib import Path
 import anyio
 
 from benchmarks.peers.record import Record
-from worker_service.__main__ import _open_log
 from worker_service.agents.base import Run
 from worker_service.agents.echo import EchoAgent
+from worker_service.run import open_log, spare_the_collector
 from worker_service.service import open_worker
 from worker_service.settings import read_settings
 
@@ -43,8 +42,8 @@ class RecordingAgent(EchoAgent):
 
 async def _serve() -> None:
     settings = read_settings(os.environ, sys.argv[1])
-    _open_log(settings)
-    gc.freeze()
+    open_log(settings)
+    spare_the_collector()
     agent = RecordingAgent(Record(Path(os.environ[RECORD_VARIABLE])))
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_worker(settings, agent):

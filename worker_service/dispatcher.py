@@ -41,6 +41,10 @@ _EXIT_CODES: Final = {
 }
 _TOKEN_KINDS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _STORE_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_MOST_STORING: Final = 128
+"""So many results may wait for one flush of the disk while their slots are used again."""
+_TURN_S: Final = 0.001
+"""Fast tasks are done one after the other for so long before the rest of the worker has its turn."""
 _CLAIM_RETRY_S: Final = 1.0
 _TROUBLE_RETRY_S: Final = 1.0
 """After trouble that is not the task's (no process or no room to be had) it goes back, but not at once."""
@@ -94,6 +98,9 @@ class Dispatcher:
         self._gate = gate
         self._resting: list[asyncio.Future[None]] = []
         self._running: dict[str, _Running] = {}
+        self._occupied = 0
+        self._woken = 0
+        self._yield_at = 0.0
         self._accepting = True
         self._idle = asyncio.Event()
         self._idle.set()
@@ -119,7 +126,7 @@ class Dispatcher:
     @property
     def free_slots(self) -> int:
         """How many tasks could be taken at once."""
-        return self._settings.slots - len(self._running)
+        return self._settings.slots - self._occupied
 
     def parked(self) -> GateNotice | None:
         """Return why the credential's gate is closed, or None."""
@@ -159,8 +166,9 @@ class Dispatcher:
         # A ring wakes a slot itself; hearing it here proves that the dispatcher's own loop is alive.
         self._bell.answer = self._wake_one
         async with anyio.create_task_group() as tasks:
-            for number in range(self._settings.slots):
-                tasks.start_soon(self._serve_slot, name=f"slot {number}")
+            # More than there are slots: whoever stores a result has left its slot to another.
+            for number in range(self._settings.slots + _MOST_STORING):
+                tasks.start_soon(self._serve, name=f"server {number}")
             while True:
                 await self._bell.heard()
                 for listener in self.on_heard:
@@ -197,32 +205,44 @@ class Dispatcher:
     # -- slots
 
     def _wake_one(self) -> None:
-        while self._resting:
+        # Whoever leaves a slot looks at the queue himself, so a ring beyond the free slots wakes nobody.
+        while self._resting and self._occupied + self._woken < self._settings.slots:
             rest = self._resting.pop()
             if not rest.done():
+                self._woken += 1
                 rest.set_result(None)
                 return
 
-    async def _serve_slot(self) -> None:
+    async def _serve(self) -> None:
         while True:
             claim = await self._next_claim()
             if self._queue.depth():
                 self._wake_one()
             await self._carry_out(claim)
             # A fast agent never waits for anything: without this the other parts of the worker would starve.
-            await asyncio.sleep(0)
+            if time.monotonic() >= self._yield_at:
+                await asyncio.sleep(0)
+                self._yield_at = time.monotonic() + _TURN_S
 
     async def _next_claim(self) -> Claim:
         while True:
-            if self.trouble() is None or (self._accepting and self._claim_trouble is not None):
-                claim = await self._try_claim()
-                if claim is not None:
-                    return claim
-            elif (notice := self.parked()) is not None:
-                self._ring_when_open(notice.until)
+            if self._occupied < self._settings.slots:
+                if self.trouble() is None or (self._accepting and self._claim_trouble is not None):
+                    self._occupied += 1
+                    claim = None
+                    try:
+                        claim = await self._try_claim()
+                    finally:
+                        if claim is None:
+                            self._occupied -= 1
+                    if claim is not None:
+                        return claim
+                elif (notice := self.parked()) is not None:
+                    self._ring_when_open(notice.until)
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
             await rest
+            self._woken -= 1
 
     async def _try_claim(self) -> Claim | None:
         number = next(self._claim_numbers)
@@ -260,9 +280,15 @@ class Dispatcher:
         running = self._running[task_id] = _Running(run, anyio.CancelScope())
         self._idle.clear()
         try:
-            ended = await self._run_agent(claim, running)
+            try:
+                ended = await self._run_agent(claim, running)
+            finally:
+                # The slot is free while the result is on its way to the disk.
+                self._occupied -= 1
+                if self._queue.depth():
+                    self._wake_one()
             if ended:
-                await self._finish(claim, run.outcome, started_at, journal)
+                await self._finish(claim, run.outcome, started_at)
         finally:
             journal.close()
             self._running.pop(task_id, None)
@@ -415,7 +441,7 @@ class Dispatcher:
         await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
         self._count(result)
 
-    async def _finish(self, claim: Claim, outcome: Outcome, started_at: datetime, journal: EventJournal) -> None:
+    async def _finish(self, claim: Claim, outcome: Outcome, started_at: datetime) -> None:
         result = self._result(claim, outcome, started_at)
         if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
             self._metrics.results_refused.inc()

@@ -13,6 +13,7 @@ from typing import Final
 
 import anyio
 
+from agent_bus import VERSION
 from agent_bus.claude_credentials import find_credential
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.file_queue import FileQueue
@@ -21,7 +22,6 @@ from agent_bus.heartbeats import write_heartbeat
 from agent_bus.intake import IntakeSettings
 from agent_bus.messages import Heartbeat, WorkerStatus, utc_now
 from agent_bus.queue import TriggerEvent
-from worker_service import VERSION
 from worker_service.agents.base import Agent
 from worker_service.agents.choice import make_agent
 from worker_service.bell import Bell

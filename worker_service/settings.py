@@ -133,12 +133,24 @@ AGENT_ENV_PREFIXES: Final = ("LC_", "ANTHROPIC_", "CLAUDE_", "AWS_", "GOOGLE_", 
 _NEVER_TO_AGENTS: Final = frozenset(("REDIS_URL", "API_TOKEN", "HOOK_TOKEN"))
 _OWN_CLAUDE_VARIABLES: Final = frozenset(("CLAUDE_CLI",))
 
+_OF_ANOTHER_SESSION: Final = (
+    "CLAUDE_PID",
+    "CLAUDE_CODE_SESSION_ID",
+    "CLAUDE_CODE_CHILD_SESSION",
+    "CLAUDE_CODE_MESSAGING_",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_SSE_PORT",
+)
+"""What Claude Code tells the shell commands it runs: a worker that is started by one must not pass it on."""
+
 
 def agent_environment(environ: Mapping[str, str], named: tuple[str, ...] = ()) -> dict[str, str]:
     """Return what of `environ` an agent may see: the allow-list and what `AGENT_ENV` names, never our own secrets."""
 
     def allowed(name: str) -> bool:
         if name in _NEVER_TO_AGENTS or name in _OWN_CLAUDE_VARIABLES or name.removesuffix("_FILE") in _NEVER_TO_AGENTS:
+            return False
+        if name.startswith(_OF_ANOTHER_SESSION):
             return False
         return name in named or name in AGENT_ENV_EXACT or name.startswith(AGENT_ENV_PREFIXES)
 

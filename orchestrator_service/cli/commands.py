@@ -212,7 +212,7 @@ def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -
 @app.command()
 def version() -> int:
     """Print the version."""
-    from orchestrator_service import version as read_version
+    from agent_bus import VERSION
 
-    typer.echo(f"codehornets {read_version()}")
+    typer.echo(f"codehornets {VERSION}")
     return 0

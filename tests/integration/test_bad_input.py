@@ -166,7 +166,7 @@ def test_a_file_one_may_not_read_is_set_aside(tmp_path: Path) -> None:
         "import os, sys, encodings.idna, anyio._backends._asyncio, multiprocessing.connection\n"
         "import concurrent.futures.thread, uvicorn.lifespan.off, uvicorn.loops.auto\n"
         "import uvicorn.protocols.http.auto, uvicorn.protocols.websockets.auto\n"
-        "from worker_service.__main__ import main\n"
+        "from worker_service.run import main\n"
         "os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
         "sys.argv = ['worker_service', 'marie']; sys.exit(main())"
     )

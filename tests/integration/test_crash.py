@@ -26,7 +26,7 @@ TEMPLATE = """
 import os, random, signal, sys
 import anyio
 from tests.integration import harness
-import worker_service.__main__ as entry, worker_service.service as service
+import worker_service.run as entry, worker_service.service as service
 from worker_service.agents.echo import EchoAgent
 
 class Dawdler(EchoAgent):

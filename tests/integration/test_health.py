@@ -122,7 +122,7 @@ BLOCKING = """
 import sys, time
 import worker_service.service as service
 from worker_service.agents.echo import EchoAgent
-from worker_service.__main__ import main
+from worker_service.run import main
 
 class Blocker(EchoAgent):
     async def run(self, run):

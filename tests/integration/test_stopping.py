@@ -103,7 +103,7 @@ import os, sys, anyio
 from agent_bus.messages import TaskStatus
 import worker_service.service as service
 from tests.integration.harness import ObedientAgent
-from worker_service.__main__ import main
+from worker_service.run import main
 service.make_agent = lambda settings: ObedientAgent()
 sys.argv = ["worker_service", "marie"]
 sys.exit(main())

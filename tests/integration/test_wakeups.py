@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -16,10 +17,12 @@ import pytest
 from asyncinotify import Inotify
 
 from agent_bus.messages import TaskStatus
+from agent_bus.trigger_index import Source
 from tests.integration.harness import ObedientAgent, Shop, child_worker, fetch, quick_settings
 from tests.waiting import async_wait_until, wait_until
 from worker_service.service import Worker, open_worker
 from worker_service.wakeups import watcher as watcher_module
+from worker_service.wakeups.inotify import open_watch
 from worker_service.wakeups.watcher import Watcher
 
 LIMITS = Path("/proc/sys/fs/inotify")
@@ -253,3 +256,21 @@ async def test_the_loop_stays_free_while_a_backlog_is_looked_at(shared: Path, sh
         tasks.cancel_scope.cancel()
     assert longest < 0.25
     assert os.listdir(shop.layout.released)
+
+
+async def test_a_burst_of_events_is_reported_to_the_last_one(tmp_path: Path) -> None:
+    """The library reads ahead: events that wait in it no longer wake anybody."""
+    names: list[str] = []
+    watched = tmp_path / "triggers"
+    with open_watch(
+        {Source.TRIGGERS: watched}, on_file=lambda _, name: names.append(name), on_gap=lambda _: None
+    ) as watch:
+        # All before the loop has a turn, so that they come in one go.
+        for number in range(500):
+            (tmp_path / "staged").touch()
+            (tmp_path / "staged").rename(watched / f"{number}.trigger")
+        reader = asyncio.ensure_future(watch.run_forever())
+        await async_wait_until(lambda: len(names) == 500, what="500 names")
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader

@@ -203,3 +203,8 @@ def test_an_agent_sees_the_allow_list_and_what_is_named() -> None:
         "MY_TOOL",
     }
     assert read(AGENT_ENV="MY_TOOL", MY_TOOL="x").agent_environment == {"MY_TOOL": "x"}
+
+
+def test_what_a_claude_session_tells_its_shell_is_not_passed_on() -> None:
+    told = {"CLAUDE_PID": "1", "CLAUDE_CODE_SESSION_ID": "x", "CLAUDE_CODE_MESSAGING_TOKEN": "t"}
+    assert agent_environment({**told, "CLAUDE_CODE_MAX_RETRIES": "2"}) == {"CLAUDE_CODE_MAX_RETRIES": "2"}

@@ -166,9 +166,8 @@ class ClaudePool:
     # -- in the background
 
     def _missing(self) -> int:
-        # An ordinary task's process comes back: one more than there are slots would only be ended again.
-        coming_back = sum(process.profile == self._usual for process in self._busy)
-        wanted = min(self._warm, max(self._warm, self._slots) - coming_back)
+        # When all slots are busy nobody can take a waiting process, and each one that is done comes back cleared.
+        wanted = min(self._warm, self._slots - len(self._busy))
         return wanted - len(self._idle) - self._preparing
 
     def _next_chore_s(self) -> float | None:

@@ -110,6 +110,9 @@ class DirectoryWatch:
         except OSError as error:
             if self._failure is not None and not self._failure.done():
                 self._failure.set_exception(error)
+        except ValueError:
+            # Closed between two turns.
+            return
 
     def _report(self, event: Event) -> None:
         if event.mask & Mask.Q_OVERFLOW:
