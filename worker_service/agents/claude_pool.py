@@ -129,6 +129,7 @@ class ClaudePool:
             if turn in self._waiting:
                 self._waiting.remove(turn)
             elif turn.done() and not turn.cancelled() and (process := turn.result()) is not None:
+                self._busy.discard(process)
                 self._rest(process)
             raise
 
@@ -247,6 +248,8 @@ class ClaudePool:
         while self._waiting:
             turn = self._waiting.pop(0)
             if not turn.done():
+                # Busy from now on: between here and the waiter's turn it must not seem to be missing.
+                self._busy.add(process)
                 turn.set_result(process)
                 return
         if len(self._idle) < max(self._warm, self._slots):
