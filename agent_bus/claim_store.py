@@ -59,9 +59,12 @@ class ClaimStore:
         try:
             return InstanceDirectory(self._layout.inflight, self._instance)
         except OSError as error:
-            raise QueueUnavailable(
-                f"{self._layout.inflight} cannot be used: {error.strerror or error}; mend its owner or mode."
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> QueueUnavailable:
+        return QueueUnavailable(
+            f"{self._layout.inflight} cannot be used: {error.strerror or error}; mend its owner or mode."
+        )
 
     def new_uid(self) -> str:
         """Return a name that no other claim has or had."""
@@ -97,8 +100,10 @@ class ClaimStore:
         for directory in (self._layout.results, self._layout.released, self._layout.dead_letters):
             directory.mkdir(parents=True, exist_ok=True)
         if not self._own.still_there():
-            self._own.abandon()
-            self._own = self._take_ownership()
+            try:
+                self._own.renew()
+            except OSError as error:
+                raise self._unusable(error) from error
 
     def all_claims(self) -> Iterator[str]:
         """Yield the path of every claim: this instance's, the others', and the released ones."""

@@ -37,6 +37,13 @@ def try_lock(path: Path | str) -> int | None:
     return descriptor
 
 
+def _lock_new(path: Path) -> int:
+    descriptor = try_lock(path)
+    if descriptor is None:
+        raise OSError(f"another process has taken {path}; start again")
+    return descriptor
+
+
 class InstanceDirectory:
     """The directory of this instance's claims, locked from before anyone can see it until `close`."""
 
@@ -49,10 +56,7 @@ class InstanceDirectory:
         self.path = inflight / instance
         newcomer = inflight / f"{_NEWCOMER_PREFIX}{instance}"
         newcomer.mkdir(parents=True)
-        descriptor = try_lock(newcomer / LOCK_NAME)
-        if descriptor is None:
-            raise OSError(f"another process has taken {newcomer}; start again")
-        self._descriptor = descriptor
+        self._descriptor = _lock_new(newcomer / LOCK_NAME)
         # Renamed only once locked: nobody ever sees an unlocked directory of a living instance.
         newcomer.rename(self.path)
 
@@ -65,9 +69,24 @@ class InstanceDirectory:
         mine = os.fstat(self._descriptor)
         return (there.st_dev, there.st_ino) == (mine.st_dev, mine.st_ino)
 
-    def abandon(self) -> None:
-        """Let go without looking at the directory, which is no longer the one that was locked."""
+    def renew(self) -> None:
+        """Own a directory of the same name again, whatever became of the one that was locked, or of its lock alone.
+
+        Raises:
+            OSError: it cannot be made; the ownership is as it was.
+        """
+        token = os.urandom(4).hex()
+        if self.path.is_dir():
+            staged = self.path / f"{LOCK_NAME}.{token}"
+            fresh = _lock_new(staged)
+            staged.rename(self.path / LOCK_NAME)
+        else:
+            newcomer = self.path.with_name(f"{_NEWCOMER_PREFIX}{self.path.name}-{token}")
+            newcomer.mkdir(parents=True)
+            fresh = _lock_new(newcomer / LOCK_NAME)
+            newcomer.rename(self.path)
         os.close(self._descriptor)
+        self._descriptor = fresh
 
     def close(self) -> None:
         """Let go; the directory is removed if it holds no claim."""

@@ -90,12 +90,39 @@ def test_no_directory_means_no_owners(tmp_path: Path) -> None:
     assert not is_alive(tmp_path / "nothing", "x")
 
 
-@pytest.mark.parametrize("change", ["removed", "replaced"])
-def test_an_owner_notices_that_its_directory_is_gone(tmp_path: Path, change: str) -> None:
-    owner = InstanceDirectory(tmp_path, "me")
-    (tmp_path / "me").rename(tmp_path / "away")
+@pytest.mark.parametrize("change", ["removed", "replaced", "lock removed", "all removed"])
+def test_an_owner_notices_that_its_directory_is_gone_and_has_it_again(tmp_path: Path, change: str) -> None:
+    inflight = tmp_path / "inflight"
+    owner = InstanceDirectory(inflight, "me")
+    (inflight / "me" / "claim").touch()
+    match change:
+        case "lock removed":
+            (inflight / "me" / ".lock").unlink()
+        case "all removed":
+            inflight.rename(tmp_path / "away")
+        case _:
+            (inflight / "me").rename(inflight / "away")
     if change == "replaced":
-        (tmp_path / "me").mkdir()
-        (tmp_path / "me" / ".lock").touch()
+        (inflight / "me").mkdir()
+        (inflight / "me" / ".lock").touch()
     assert not owner.still_there()
-    owner.abandon()
+    for _ in range(2):
+        owner.renew()
+        assert owner.still_there()
+        assert is_alive(inflight, "me")
+    owner.close()
+    assert not is_alive(inflight, "me")
+
+
+def test_an_owner_that_cannot_have_its_directory_again_can_try_once_more(tmp_path: Path) -> None:
+    inflight = tmp_path / "inflight"
+    owner = InstanceDirectory(inflight, "me")
+    inflight.rename(tmp_path / "away")
+    inflight.write_bytes(b"in the way")
+    with pytest.raises(OSError):
+        owner.renew()
+    assert not owner.still_there()
+    inflight.unlink()
+    owner.renew()
+    assert owner.still_there()
+    owner.close()
