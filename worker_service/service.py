@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -18,7 +19,7 @@ from agent_bus.claude_credentials import find_credential
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.file_queue import FileQueue
 from agent_bus.gates import Gate
-from agent_bus.heartbeats import write_heartbeat
+from agent_bus.heartbeats import is_alive, read_heartbeat, write_heartbeat
 from agent_bus.intake import IntakeSettings
 from agent_bus.messages import Heartbeat, WorkerStatus, utc_now
 from agent_bus.queue import TriggerEvent
@@ -165,6 +166,8 @@ class Worker:
         """Write a heartbeat; a disk that is full costs heartbeats, never the worker."""
         try:
             path = self.settings.layout.heartbeat(self.settings.worker)
+            if self._leaves_the_file_to_another(path):
+                return
             path.parent.mkdir(parents=True, exist_ok=True)
             write_heartbeat(path, self.heartbeat())
             self.metrics.heartbeat.set(time.time())
@@ -173,6 +176,14 @@ class Worker:
             if not self._beat_failed:
                 log.error("no heartbeat can be written: %s", error, extra={"action": "heartbeat_failed"})
             self._beat_failed = True
+
+    def _leaves_the_file_to_another(self, path: Path) -> bool:
+        # Replicas share the file: one that leaves must not tell of its end over the fresh heartbeat of another one,
+        # or a worker that lives would look stopped.
+        if self._status not in (WorkerStatus.DRAINING, WorkerStatus.STOPPED):
+            return False
+        standing = read_heartbeat(path)
+        return standing is not None and standing.instance != self.settings.instance and is_alive(standing)
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from agent_bus.heartbeats import read_heartbeat
 from agent_bus.messages import TaskStatus, WorkerStatus
 from tests.integration.harness import ChildWorker, ObedientAgent, Shop, child_worker, fetch, quick_settings
 from tests.mounts import SmallDisk
@@ -83,6 +84,21 @@ async def test_a_second_drain_may_shorten_the_first(shared: Path, shop: Shop) ->
                 tasks.start_soon(worker.drain, 60.0)
                 await anyio.wait_all_tasks_blocked()
                 await worker.drain(0.0)
+
+
+async def test_a_replica_that_leaves_does_not_tell_of_its_end_over_another_ones_heartbeat(
+    shared: Path, shop: Shop
+) -> None:
+    path = shop.layout.heartbeat("marie")
+    async with open_worker(quick_settings(shared)) as staying:
+        async with open_worker(quick_settings(shared)):
+            staying.beat()
+        beat = read_heartbeat(path)
+        assert beat is not None
+        assert (beat.instance, beat.status) == (staying.settings.instance, WorkerStatus.IDLE)
+    beat = read_heartbeat(path)
+    assert beat is not None
+    assert beat.status is WorkerStatus.STOPPED
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
