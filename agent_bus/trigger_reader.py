@@ -109,9 +109,10 @@ def make_task(body: TaskBody, file_name: str, *, mtime_ns: int, worker: str) -> 
     """
     # A null stands for a field that the sender did not fill in.
     fields = {name: value for name, value in body.fields.items() if value is not None}
-    if "task_id" not in fields:
-        fields["task_id"] = task_id_in_name(file_name) or _made_up_id(file_name, mtime_ns)
-    known_id = fields["task_id"] if isinstance(fields["task_id"], str) and is_task_id(fields["task_id"]) else None
+    told_id = fields["task_id"] if "task_id" in fields else task_id_in_name(file_name)
+    fields["task_id"] = told_id if told_id is not None else _made_up_id(file_name, mtime_ns)
+    # Nobody waits for a result under an id that was made up here: only the dead letter tells of such a file.
+    known_id = told_id if isinstance(told_id, str) and is_task_id(told_id) else None
     try:
         task = Task.model_validate(fields)
     except ValidationError as error:
@@ -120,7 +121,7 @@ def make_task(body: TaskBody, file_name: str, *, mtime_ns: int, worker: str) -> 
         raise TriggerRejected(
             DeadLetterReason.WRONG_WORKER,
             f"it is for worker {task.worker[:80]!r} and lies in the directory of {worker!r}; put it into that worker's",
-            task_id=task.task_id,
+            task_id=known_id,
         )
     return task
 

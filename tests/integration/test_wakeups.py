@@ -57,15 +57,6 @@ async def test_an_overflow_of_the_event_queue_loses_nothing(shared: Path, shop: 
         assert worker.watcher.fallback_reason is None
 
 
-async def test_a_burst_is_read_to_its_end(shared: Path, shop: Shop) -> None:
-    """No event comes after it that would tell of what the reader left for later."""
-    async with open_worker(quick_settings(shared)) as worker:
-        await async_wait_until(lambda: worker.prober.age_s is not None)
-        for number in range(30):
-            shop.submit(str(number))
-        await async_wait_until(lambda: len(shop.result_ids()) == 30)
-
-
 @pytest.mark.parametrize("way", ["removed", "moved away", "replaced", "parent moved away"])
 async def test_a_watched_directory_that_goes_is_watched_anew(shared: Path, shop: Shop, way: str) -> None:
     triggers = shop.layout.triggers
