@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agent_bus.claim_names import NOTE_SUFFIX, ClaimName, parse_claim_name
 from agent_bus.errors import QueueUnavailable
-from agent_bus.files import move, write_atomic
+from agent_bus.files import is_copy, move, write_atomic
 from agent_bus.layout import WorkerLayout
 from agent_bus.ownership import LOCK_NAME, InstanceDirectory, dead_owners, is_alive
 
@@ -162,6 +162,9 @@ class ClaimStore:
         """Move what dead owners held to `released/`; returns the names there."""
         reclaimed: list[str] = []
         for directory in dead_owners(self._layout.inflight, self._instance):
+            if self._split_mounts:
+                # Before its claims move on: they tell which files had arrived already.
+                self._settle_half_moved(directory)
             # Notes first, as in `release`.
             for name in sorted(_listing(directory), key=lambda name: not name.endswith(NOTE_SUFFIX)):
                 source = directory / name
@@ -179,6 +182,22 @@ class ClaimStore:
         if self._split_mounts:
             self._bring_back_half_moved()
         return reclaimed
+
+    def _settle_half_moved(self, directory: Path) -> None:
+        """Remove what a dead mover had copied already; the rest is brought back later."""
+        mark = f"{_MOVING_PREFIX}{directory.name}~"
+        arrived: dict[str, list[str]] = {}
+        for name in _listing(directory):
+            if (parsed := parse_claim_name(name)) is not None:
+                arrived.setdefault(parsed.name, []).append(str(directory / name))
+        for name in _listing(self._layout.triggers):
+            if name.startswith(mark):
+                original = name.removeprefix(mark)
+                left = str(self._layout.triggers / name)
+                copies = [*arrived.get(original, ()), str(self._layout.dead_letters / original)]
+                if any(is_copy(path, left) for path in copies):
+                    with suppress(OSError):
+                        os.unlink(left)
 
     def _bring_back_half_moved(self) -> None:
         for name in _listing(self._layout.triggers):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,12 +17,13 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agent_bus.errors import BusError, DeadLetterReason
-from agent_bus.files import publish_once, write_new
+from agent_bus.files import copy_entry, publish_once, write_new
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Result, TaskStatus
 
 REASON_SUFFIX: Final = ".reason.json"
 _LONGEST_NAME_BYTES: Final = 180
+_ENDS: Final = {TaskStatus.CANCELLED: "was cancelled", TaskStatus.TIMED_OUT: "was ended when its time was over"}
 
 
 class DeadLetter(BaseModel):
@@ -138,26 +141,34 @@ class DeadLetterBox:
         buried = self.layout.dead_letters / letter.name
         if os.path.lexists(target):
             raise DeadLetterError(f"{target} is there already; wait until it is taken, or remove it.")
+        superseded: tuple[Path, Path] | None = None
         if letter.task_id is not None and letter.reason != DeadLetterReason.DUPLICATE:
-            self._set_failed_result_aside(letter.task_id)
+            superseded = self._set_failed_result_aside(letter.task_id)
         try:
-            os.rename(buried, target)
+            _put_back(os.fspath(buried), os.fspath(target))
         except OSError as error:
+            if superseded is not None:
+                os.rename(superseded[1], superseded[0])
             raise DeadLetterError(f"{buried} cannot be moved to {target}: {error.strerror}.") from error
         (self.layout.dead_letters / f"{letter.name}{REASON_SUFFIX}").unlink(missing_ok=True)
         return target
 
-    def _set_failed_result_aside(self, task_id: str) -> None:
+    def _set_failed_result_aside(self, task_id: str) -> tuple[Path, Path] | None:
         path = self.layout.result(task_id)
         try:
             result = Result.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
-            return
-        if result.status is TaskStatus.COMPLETED:
-            raise DeadLetterError(f"Task {task_id} has completed; its result is {path}, there is nothing to replay.")
+            return None
+        if result.status is not TaskStatus.FAILED:
+            how = "has completed" if result.status is TaskStatus.COMPLETED else _ENDS[result.status]
+            raise DeadLetterError(
+                f"Task {task_id} {how}; its result is {path}, and only a failed one may be set aside for a new run."
+            )
         superseded = self.layout.results / "superseded"
         superseded.mkdir(exist_ok=True)
-        os.rename(path, superseded / f"{task_id}-{time.time_ns():x}.json")
+        aside = superseded / f"{task_id}-{time.time_ns():x}.json"
+        os.rename(path, aside)
+        return path, aside
 
     def drop(self, letter: DeadLetter) -> None:
         """Delete the letter and its reason.
@@ -174,6 +185,20 @@ class DeadLetterBox:
         except OSError as error:
             raise DeadLetterError(f"{buried} cannot be deleted: {error.strerror}.") from error
         (self.layout.dead_letters / f"{letter.name}{REASON_SUFFIX}").unlink(missing_ok=True)
+
+
+def _put_back(buried: str, target: str) -> None:
+    try:
+        os.rename(buried, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        # A crash in between leaves the letter where it is; its task has a result by then, or waits, and says so.
+        copy_entry(buried, target)
+        if os.path.isdir(buried) and not os.path.islink(buried):
+            shutil.rmtree(buried)
+        else:
+            os.unlink(buried)
 
 
 def _trigger_name(original: str) -> str:

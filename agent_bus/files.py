@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from agent_bus.errors import DeadLetterReason, TriggerRejected
 _OPEN_UNTRUSTED: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _ROOM_BYTES: Final = 4096
+_STALE_S: Final = 3600.0
 
 _KINDS: Final = (
     (stat.S_ISDIR, "a directory"),
@@ -135,7 +137,7 @@ def move(source: str, target: str, moving_mark: str) -> None:
         marked = os.path.join(folder, moving_mark + name)
         os.rename(source, marked)
         try:
-            _copy_entry(marked, target)
+            copy_entry(marked, target)
         except OSError:
             os.rename(marked, source)
             raise
@@ -145,7 +147,12 @@ def move(source: str, target: str, moving_mark: str) -> None:
             os.unlink(marked)
 
 
-def _copy_entry(source: str, target: str) -> None:
+def copy_entry(source: str, target: str) -> None:
+    """Copy a file of any kind with its times; a plain one appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
     status = os.lstat(source)
     folder, name = os.path.split(target)
     staged = os.path.join(folder, f".{name[-200:]}.tmp")
@@ -160,6 +167,26 @@ def _copy_entry(source: str, target: str) -> None:
     else:
         # A FIFO or socket has no content to keep; its reason file tells what it was.
         write_new(target, b"")
+
+
+def is_copy(path: str, of: str) -> bool:
+    """Tell whether `path` is a plain file that `move` has copied from `of`: the same size and time of change."""
+    try:
+        here, there = os.lstat(path), os.lstat(of)
+    except OSError:
+        return False
+    return stat.S_ISREG(here.st_mode) and (here.st_size, here.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+
+
+def remove_stale(directory: Path, *, suffixes: tuple[str, ...] = (".tmp",)) -> None:
+    """Remove the hidden files that writers were about to put into place when they were killed, an hour ago or more."""
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            if name[:1] == "." and name.endswith(suffixes):
+                path = directory / name
+                with suppress(OSError):
+                    if time.time() - path.lstat().st_mtime > _STALE_S:
+                        path.unlink()
 
 
 def publish_once(staged: str, target: str) -> bool:

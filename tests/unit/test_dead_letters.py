@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from agent_bus.dead_letters import REASON_SUFFIX, DeadLetter, DeadLetterBox, DeadLetterError
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Result, TaskStatus, utc_now
+from tests.mounts import SmallDisk
 
 
 def letter(name: str, task_id: str | None = None, reason: str = "malformed") -> DeadLetter:
@@ -160,3 +162,44 @@ def test_a_letter_cannot_name_a_file_elsewhere(box: DeadLetterBox) -> None:
     forged = letter("x").model_copy(update={"name": "../../../results/marie/precious"})
     bury(box, f"evil{REASON_SUFFIX}", forged.model_dump_json().encode())
     assert [found.original_name for found in box.letters()] == [f"evil{REASON_SUFFIX}"]
+
+
+@pytest.mark.parametrize("status", [TaskStatus.CANCELLED, TaskStatus.TIMED_OUT])
+def test_only_a_failed_result_is_set_aside(box: DeadLetterBox, status: TaskStatus) -> None:
+    buried = bury(box, "task-7.trigger", task_id="7")
+    path = write_result(box, "7", status)
+    with pytest.raises(DeadLetterError, match="only a failed one"):
+        box.replay(buried)
+    assert path.exists()
+    assert box.find("7")
+
+
+def test_a_letter_goes_back_to_triggers_on_another_mount(
+    layout: WorkerLayout, small_disk: Callable[[Path, int], SmallDisk]
+) -> None:
+    small_disk(layout.triggers, 65_536)
+    for path in (layout.results, layout.dead_letters):
+        path.mkdir(parents=True)
+    box = DeadLetterBox(layout)
+    (layout.dead_letters / "staged").write_bytes(b"body")
+    buried = box.bury(layout.dead_letters / "staged", letter("task-7.trigger", task_id="7"))
+    write_result(box, "7", TaskStatus.FAILED)
+    assert box.replay(buried).read_bytes() == b"body"
+    assert os.listdir(layout.dead_letters) == []
+
+
+def test_a_letter_that_cannot_go_back_keeps_its_result(
+    layout: WorkerLayout, small_disk: Callable[[Path, int], SmallDisk]
+) -> None:
+    disk = small_disk(layout.triggers, 65_536)
+    for path in (layout.results, layout.dead_letters):
+        path.mkdir(parents=True)
+    box = DeadLetterBox(layout)
+    (layout.dead_letters / "staged").write_bytes(b"body")
+    buried = box.bury(layout.dead_letters / "staged", letter("task-7.trigger", task_id="7"))
+    path = write_result(box, "7", TaskStatus.FAILED)
+    disk.fill()
+    with pytest.raises(DeadLetterError, match="No space left"):
+        box.replay(buried)
+    assert path.exists()
+    assert box.find("7")
