@@ -18,6 +18,7 @@ from agent_bus import VERSION
 from agent_bus.claude_credentials import find_credential
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.file_queue import FileQueue
+from agent_bus.files import remove_stale
 from agent_bus.gates import Gate
 from agent_bus.heartbeats import is_alive, read_heartbeat, write_heartbeat
 from agent_bus.intake import IntakeSettings
@@ -202,6 +203,10 @@ class Worker:
 
     def start(self) -> None:
         """Take over what dead owners left, and begin to be visible."""
+        layout = self.settings.layout
+        for directory in (layout.heartbeats, layout.dead_letters, layout.gates, layout.sessions, layout.released):
+            remove_stale(directory)
+        remove_stale(layout.results, suffixes=(".tmp", ".result"))
         reclaimed = self.queue.reclaim()
         if reclaimed:
             log.info("%d interrupted task(s) taken over", reclaimed, extra={"action": "reclaimed", "count": reclaimed})
