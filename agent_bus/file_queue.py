@@ -9,6 +9,7 @@ the file or its result.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from agent_bus.group_commit import GroupCommit, is_in_memory
 from agent_bus.intake import Intake, IntakeSettings, Peeked, stamp_of
 from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
 from agent_bus.messages import Result, Task, TaskError, TaskStatus, encode_result, utc_now
+from agent_bus.ownership import is_alive
 from agent_bus.queue import Claim, TriggerEvent
 from agent_bus.session_locks import SessionStore
 from agent_bus.trigger_index import Entry, Source
@@ -32,6 +34,9 @@ from agent_bus.trigger_reader import TaskBody, make_task, read_body, task_id_in_
 
 _BUSY_SESSION_RETRY_S = 1.0
 """Another replica works in the session: nothing tells when it is done, so look again after this long."""
+
+_MOST_CANCELS_KEPT = 10_000
+"""The tasks of most cancel markers run in other replicas; what is forgotten the next scan finds again."""
 
 _FAILED_CLAIM_RETRY_S = 1.0
 """A file that could not be claimed (a full disk, say) is tried again after this long."""
@@ -92,7 +97,7 @@ class FileQueue:
         self._sessions = SessionStore(layout.sessions)
         self._held: dict[str, Held] = {}
         self._running_ids: set[str] = set()
-        self._cancelled_ids: set[str] = set()
+        self._cancelled_ids: dict[str, None] = {}
         must_flush = sync_results and not is_in_memory(layout.results)
         self._commit = GroupCommit(layout.results) if must_flush else None
         self.intake = Intake(layout, intake, self)
@@ -141,8 +146,7 @@ class FileQueue:
         while (entry := self.intake.index.pop()) is not None:
             try:
                 session_lock = None
-                if entry.session and (session_lock := self._sessions.lock(entry.session)) is None:
-                    self._wait_for_session(entry)
+                if entry.session and (session_lock := self._lock_session(entry)) is None:
                     continue
                 claim = self._claim_entry(entry, session_lock)
             except FileNotFoundError:
@@ -186,16 +190,24 @@ class FileQueue:
         return stored
 
     async def release(
-        self, claim: Claim, *, spend_attempt: bool, not_before: datetime | None = None, reason: str = ""
+        self,
+        claim: Claim,
+        *,
+        spend_attempt: bool,
+        not_before: datetime | None = None,
+        reason: str = "",
+        result: Result | None = None,
     ) -> None:
         """Put the claim into `released/`, where any replica may take it."""
         held = self._held[claim.token]
         released = None
         # Somebody may have deleted the shared directory under the running task: then there is nothing to give back.
         with suppress(FileNotFoundError):
-            if not_before is not None or held.has_note:
+            if not_before is not None or held.has_note or result is not None:
                 notes = {**claim.notes, "released_because": reason}
                 notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
+                if result is not None:
+                    notes["result"] = json.loads(encode_result(result))
                 self._store.write_note(held, notes)
             released = self._store.release(held, claim.attempt if spend_attempt else claim.attempt - 1)
         self._running_ids.discard(claim.task.task_id)
@@ -257,12 +269,15 @@ class FileQueue:
     def cancel(self, task_id: str) -> None:
         """Take note of a cancel marker, for a running task or one to come."""
         if task_id in self._running_ids:
-            self._cancelled_ids.add(task_id)
+            self._cancelled_ids[task_id] = None
             self._observer.cancel_requested(task_id)
         elif self.is_settled(task_id):
             self._remove_cancel_marker(task_id)
         else:
-            self._cancelled_ids.add(task_id)
+            self._cancelled_ids[task_id] = None
+            if len(self._cancelled_ids) > _MOST_CANCELS_KEPT:
+                oldest = next(kept for kept in self._cancelled_ids if kept not in self._running_ids)
+                del self._cancelled_ids[oldest]
 
     def held_until(self, name: str) -> float:
         """Return when the released claim may be taken, in epoch seconds."""
@@ -285,6 +300,32 @@ class FileQueue:
                 if isinstance(meaning, TaskBody) and meaning.fields.get("task_id") == task_id:
                     return True
         return False
+
+    def _lock_session(self, entry: Entry) -> int | None:
+        """Take the entry's session; None when the entry was put back, for another time or another entry."""
+        lock = self._sessions.lock(entry.session)
+        if lock is None:
+            self._wait_for_session(entry)
+            return None
+        dead = self._sessions.holder(lock)
+        if not dead or dead == self._instance:
+            self._sessions.set_holder(lock, self._instance)
+            return lock
+        # Somebody was killed in the middle of the session: that task goes first.
+        if is_alive(self._layout.inflight, dead):
+            # The kernel closes a dying process's files one after the other; a second look believes what it sees.
+            self._sessions.set_holder(lock, f"?{dead}")
+            os.close(lock)
+            self._wait_for_session(entry)
+            return None
+        self.reclaim()
+        with suppress(OSError):
+            for name in os.listdir(self._layout.released):
+                self.intake.notice(Source.RELEASED, name)
+        SessionStore.unlock(lock)
+        self.intake.index.put_back(entry)
+        self.intake.index.end_session(entry.session)
+        return None
 
     def _wait_for_session(self, entry: Entry) -> None:
         # All its tasks wait together: were only this one put off, a younger one could overtake it.
@@ -435,7 +476,7 @@ class FileQueue:
         task_id = claim.task.task_id
         self._running_ids.discard(task_id)
         if task_id in self._cancelled_ids:
-            self._cancelled_ids.discard(task_id)
+            del self._cancelled_ids[task_id]
             self._remove_cancel_marker(task_id)
         self._let_go(claim.token, held)
         self._end_session(claim)

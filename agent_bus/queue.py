@@ -61,9 +61,18 @@ class Queue(Protocol):
         """
 
     async def release(
-        self, claim: Claim, *, spend_attempt: bool, not_before: datetime | None = None, reason: str = ""
+        self,
+        claim: Claim,
+        *,
+        spend_attempt: bool,
+        not_before: datetime | None = None,
+        reason: str = "",
+        result: Result | None = None,
     ) -> None:
-        """Give the task back, to be claimed again (not before the moment given), here or elsewhere."""
+        """Give the task back, to be claimed again (not before the moment given), here or elsewhere.
+
+        A `result` that could not be stored goes with it, as `result` in the notes of the next claim.
+        """
 
     async def bury(self, claim: Claim, reason: DeadLetterReason, message: str, result: Result | None) -> None:
         """Set the task aside for good, with its reason and, where given, a failed result."""

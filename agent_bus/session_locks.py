@@ -7,9 +7,12 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from agent_bus.files import write_atomic
 from agent_bus.ownership import try_lock
+
+_LONGEST_HOLDER_BYTES: Final = 255
 
 
 class SessionStore:
@@ -32,8 +35,22 @@ class SessionStore:
 
     @staticmethod
     def unlock(descriptor: int) -> None:
-        """Give the session back."""
+        """Give the session back, in good order."""
+        with suppress(OSError):
+            os.ftruncate(descriptor, 0)
         os.close(descriptor)
+
+    @staticmethod
+    def holder(descriptor: int) -> str:
+        """Return who had the session before and did not give it back, or an empty text."""
+        return os.pread(descriptor, _LONGEST_HOLDER_BYTES, 0).decode("utf-8", "replace")
+
+    @staticmethod
+    def set_holder(descriptor: int, instance: str) -> None:
+        """Note who has the session, for whoever takes it after a kill; a full disk costs the note alone."""
+        with suppress(OSError):
+            os.pwrite(descriptor, instance.encode(), 0)
+            os.ftruncate(descriptor, len(instance.encode()))
 
     def conversation(self, session: str) -> str | None:
         """Return the id of the session's conversation, or None when it has none yet."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,3 +196,50 @@ async def test_a_half_moved_file_of_a_dead_mover_is_brought_back(
     async with open_worker(quick_settings(layout.tasks.parents[1])):
         await shop.async_result("7")
     assert shop.litter() == []
+
+
+@pytest.mark.parametrize("arrived", ["claim", "dead letter", "half"])
+async def test_a_move_that_was_cut_short_answers_its_task_once(
+    layout: WorkerLayout, small_disk: Callable[[Path, int], SmallDisk], arrived: str
+) -> None:
+    """The mover was killed between the copy and the removal of what it had copied."""
+    small_disk(layout.triggers, 1_048_576)
+    shop = Shop(layout)
+    marked = shop.submit("7", mtime=1_000_000).rename(layout.triggers / ".moving-dead-1-x~task-7.trigger")
+    dead = layout.inflight / "dead-1-x"
+    dead.mkdir(parents=True)
+    layout.dead_letters.mkdir()
+    places = {
+        "claim": dead / "1~uid~task-7.trigger",
+        "dead letter": layout.dead_letters / "task-7.trigger",
+        "half": dead / ".1~uid~task-7.trigger.tmp",
+    }
+    shutil.copyfile(marked, places[arrived])
+    os.utime(places[arrived], (1_000_000, 1_000_000))
+    agent = ObedientAgent()
+    async with open_worker(quick_settings(layout.tasks.parents[1]), agent):
+        assert not marked.exists()
+        shop.submit("last", priority="low")
+        await shop.async_result("last")
+    assert agent.started == (["last"] if arrived == "dead letter" else ["7", "last"])
+    assert shop.letters() == []
+
+
+async def test_cancel_markers_of_others_tasks_are_not_kept_for_ever(
+    shop: Shop, open_queue: Callable[[str], FileQueue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_queue, "_MOST_CANCELS_KEPT", 3)
+    queue = open_queue("a")
+    shop.submit("running")
+    see(shop, queue)
+    assert await queue.claim() is not None
+    queue.cancel("running")
+    for number in range(10):
+        queue.cancel(str(number))
+    assert len(queue._cancelled_ids) == 3
+    for task_id in ("9", "5"):
+        shop.submit(task_id)
+    see(shop, queue)
+    claims = [await queue.claim(), await queue.claim()]
+    assert {claim.task.task_id: claim.cancelled for claim in claims if claim is not None} == {"9": True, "5": False}
+    queue.close()
