@@ -12,11 +12,12 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, TypeVar
 
 import anyio
+from pydantic import ValidationError
 
 from agent_bus.errors import BusError, DeadLetterReason
 from agent_bus.events import EventJournal
@@ -68,6 +69,8 @@ class DispatchSettings:
 class _Running:
     run: Run
     scope: anyio.CancelScope
+    storing: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Around the storing of the result."""
 
     def stop(self, cause: StopCause) -> None:
         if self.run.stop_cause is None:
@@ -198,6 +201,10 @@ class Dispatcher:
         )
         for running in list(self._running.values()):
             running.stop(StopCause.SHUTDOWN)
+        for task_id in self._storing_trouble:
+            # Its agent has ended long ago: nothing is to be waited for any more.
+            if (stuck := self._running.get(task_id)) is not None:
+                stuck.storing.cancel()
         with anyio.move_on_after(_AGENT_END_S):
             await self._idle.wait()
         self._drained = True
@@ -281,14 +288,15 @@ class Dispatcher:
         self._idle.clear()
         try:
             try:
-                ended = await self._run_agent(claim, running)
+                kept = _kept_result(claim)
+                ended = kept is None and await self._run_agent(claim, running)
             finally:
                 # The slot is free while the result is on its way to the disk.
                 self._occupied -= 1
                 if self._queue.depth():
                     self._wake_one()
-            if ended:
-                await self._finish(claim, run.outcome, started_at)
+            if kept is not None or ended:
+                await self._finish(claim, running, kept or self._result(claim, run.outcome, started_at))
         finally:
             journal.close()
             self._running.pop(task_id, None)
@@ -441,11 +449,41 @@ class Dispatcher:
         await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
         self._count(result)
 
-    async def _finish(self, claim: Claim, outcome: Outcome, started_at: datetime) -> None:
-        result = self._result(claim, outcome, started_at)
-        if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
-            self._metrics.results_refused.inc()
-        self._count(result)
+    async def _finish(self, claim: Claim, running: _Running, result: Result) -> None:
+        done = False
+        try:
+            with running.storing:
+                if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
+                    self._metrics.results_refused.inc()
+                self._count(result)
+                done = True
+        finally:
+            if not done:
+                with anyio.CancelScope(shield=True):
+                    await self._give_back_with(claim, result)
+
+    async def _give_back_with(self, claim: Claim, result: Result) -> None:
+        """Give a task back whose result could not be stored while the worker was there to try.
+
+        The result goes with it, where there is room for that, so that whoever takes the task only stores it. Where
+        there is none the task is run again, and no attempt is spent on that. Should even this fail, the claim stays
+        for the queue's own end, which spends the attempt that was begun and no other.
+        """
+        task_id = claim.task.task_id
+        self._storing_trouble.pop(task_id, None)
+        for kept in (result, None):
+            try:
+                reason = "its result could not be stored"
+                await self._queue.release(claim, spend_attempt=False, reason=reason, result=kept)
+            except (BusError, OSError):
+                continue
+            log.warning(
+                "task %s goes back %s its result",
+                task_id,
+                "without" if kept is None else "with",
+                extra={"action": "result_given_back", "task_id": task_id},
+            )
+            return
 
     def _result(self, claim: Claim, outcome: Outcome, started_at: datetime) -> Result:
         now = utc_now()
@@ -487,6 +525,14 @@ class Dispatcher:
             if isinstance(amount, int) and amount > 0:
                 self._metrics.agent_tokens.labels(worker, kind.removesuffix("_tokens")).inc(amount)
         self._task_log.ended(result)
+
+
+def _kept_result(claim: Claim) -> Result | None:
+    """Return the result that an earlier worker could not store, if it went back with the task."""
+    try:
+        return Result.model_validate(claim.notes["result"])
+    except (KeyError, ValidationError):
+        return None
 
 
 class _Emitter:

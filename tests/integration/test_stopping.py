@@ -300,3 +300,64 @@ async def test_a_shared_directory_deleted_under_a_running_worker(shared: Path, s
         await shop.async_result("more")
         assert (await fetch(worker.http_port, "/healthz"))[0] == 200
         await worker.drain(0.0)
+
+
+async def test_the_task_of_a_session_that_a_kill_met_goes_before_the_younger_ones(shared: Path, shop: Shop) -> None:
+    with child_worker(shared, ObedientChild) as doomed:
+        doomed.port()
+        shop.submit("0", "hold", session="s", mtime=time.time() - 10)
+        await async_wait_until(shop.claims)
+        agent = ObedientAgent()
+        agent.let_go()
+        # No rescan comes to help: the session's lock tells of the dead.
+        async with open_worker(quick_settings(shared, RESCAN_INTERVAL="100"), agent) as worker:
+            shop.submit("1", "hold", session="s")
+            await async_wait_until(lambda: worker.queue.depth() == 1)
+            doomed.kill()
+            assert (await shop.async_result("1")).attempts == 1
+            assert (await shop.async_result("0")).attempts == 2
+            assert agent.started == ["0", "1"]
+
+
+@pytest.mark.parametrize("full", ["results", "everything"])
+async def test_a_worker_stopped_on_a_full_disk_spends_no_attempt(
+    shared: Path, small_disk: Callable[[Path, int], SmallDisk], full: str
+) -> None:
+    settings = quick_settings(shared, SHUTDOWN_GRACE="0.3", MAX_ATTEMPTS="1")
+    disk = small_disk(settings.layout.results if full == "results" else shared, 1_048_576)
+    shop = Shop(settings.layout)
+    first, second = ObedientAgent(), ObedientAgent()
+    second.let_go()
+    async with open_worker(settings, first) as worker:
+        shop.submit("7", "hold")
+        await async_wait_until(lambda: first.started == ["7"])
+        disk.fill()
+        first.let_go()
+        await async_wait_until(lambda: "No space left" in (worker.dispatcher.trouble() or ""))
+        before = time.monotonic()
+    assert time.monotonic() - before < 5
+    assert [path.name.split("~")[0] for path in shop.layout.released.glob("*~*")] == ["0"]
+    disk.make_room()
+    async with open_worker(quick_settings(shared, MAX_ATTEMPTS="1"), second):
+        result = await shop.async_result("7")
+    assert (result.status, result.output, result.attempts) == (TaskStatus.COMPLETED, "hold", 1)
+    # The result went back with its task where there was room for it.
+    assert second.started == ([] if full == "results" else ["7"])
+    assert (result.instance == settings.instance) == (full == "results")
+    assert shop.litter() == []
+
+
+async def test_what_killed_writers_left_is_removed_at_the_next_start(shared: Path, shop: Shop) -> None:
+    layout = shop.layout
+    folders = (layout.heartbeats, layout.dead_letters, layout.gates, layout.sessions, layout.released, layout.results)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (".old.tmp", ".young.tmp", "old.tmp.json"):
+            (folder / name).touch()
+            if "old" in name:
+                os.utime(folder / name, (time.time() - 4000,) * 2)
+    async with open_worker(quick_settings(shared)):
+        for folder in folders:
+            names = set(os.listdir(folder))
+            assert ".old.tmp" not in names
+            assert {".young.tmp", "old.tmp.json"} <= names
