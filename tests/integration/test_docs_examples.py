@@ -1,0 +1,98 @@
+"""The examples of the documentation, run as they stand against a worker with the echo agent."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import REPOSITORY, child_worker
+
+PAGES = ("README.md", "docs/tasks.md")
+
+_BLOCK = re.compile(r"^<!-- (example|output) -->\n```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass
+class Example:
+    """A block to run, and what it is said to print; None where the page does not say."""
+
+    name: str
+    language: str
+    text: str
+    output: str | None = None
+
+
+def _examples(page: str) -> list[Example]:
+    found: list[Example] = []
+    for match in _BLOCK.finditer((REPOSITORY / page).read_text()):
+        kind, language, text = match.groups()
+        if kind == "example":
+            found.append(Example(f"{page}-{len(found) + 1}", language, text))
+        else:
+            assert found and found[-1].output is None, f"{page}: an output without its example"
+            found[-1].output = text
+    return found
+
+
+EXAMPLES = [example for page in PAGES for example in _examples(page)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder like a newcomer's clone: the command, and a shared directory with a worker."""
+
+    folder: Path
+    environ: dict[str, str]
+
+    def run(self, example: Example) -> str:
+        interpreter = {"bash": ["bash", "-eu", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+        ran = subprocess.run(
+            [*interpreter[example.language], example.text],
+            cwd=self.folder,
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=40,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stdout
+        return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("clone")
+    programs = folder / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    command = programs / "codehornets"
+    command.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(REPOSITORY)!r})\n"
+        "from orchestrator_service.cli import main\nmain()\n"
+    )
+    command.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if name in ("LANG", "HOME")}
+    environ = {**kept, "PATH": f"{programs}:{os.environ['PATH']}"}
+    with child_worker(folder / "shared") as worker:
+        worker.port()
+        yield Place(folder, environ)
+
+
+def test_there_are_examples_on_every_page() -> None:
+    for page in PAGES:
+        assert _examples(page), page
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[example.name for example in EXAMPLES])
+def test_an_example_does_what_the_page_says(place: Place, example: Example) -> None:
+    printed = place.run(example)
+    if example.output is not None:
+        pattern = ".*".join(re.escape(part) for part in example.output.split("…"))
+        assert re.fullmatch(pattern, printed), f"printed:\n{printed}\nthe page says:\n{example.output}"

@@ -1,0 +1,98 @@
+"""docs/settings.md says what the code does: every variable and key, its default and what is allowed."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator_service.team import TeamError, read_team
+from worker_service.settings import SECRET_VARIABLES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGE = REPOSITORY / "docs" / "settings.md"
+SOURCE = REPOSITORY / "worker_service" / "settings.py"
+
+
+def _rows(heading: str) -> dict[str, list[str]]:
+    """Return the rows of all tables whose first column is headed so, by the name in that column."""
+    rows: dict[str, list[str]] = {}
+    inside = False
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if not line.startswith("|"):
+            inside = False
+        elif cells[0] == heading:
+            inside = True
+        elif inside and not cells[0].startswith("---"):
+            name = cells[0].strip("`")
+            assert name not in rows, f"{name} is described twice"
+            rows[name] = cells
+    return rows
+
+
+def _calls() -> dict[str, ast.Call]:
+    """Return the calls in settings.py that read a variable, the last one of each."""
+    calls: dict[str, ast.Call] = {}
+    for node in ast.walk(ast.parse(SOURCE.read_text())):
+        if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = node.args[0].value
+        if called in ("value", "seconds", "place") and isinstance(name, str):
+            calls[name] = node
+    return calls
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return what a literal or a product of literals stands for; None where it is neither."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return _literal(node.left) * _literal(node.right)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def test_every_variable_is_described_and_none_that_does_not_exist() -> None:
+    secrets = {f"{name}_FILE" for name in SECRET_VARIABLES}
+    assert set(_rows("Variable")) == set(_calls()) | secrets
+
+
+def test_defaults_and_what_is_allowed_are_those_of_the_code() -> None:
+    rows = _rows("Variable")
+    for name, call in _calls().items():
+        called = call.func.attr if isinstance(call.func, ast.Attribute) else "place"
+        if called == "place":
+            continue
+        default_at = 1 if called == "seconds" else 3
+        default, shown = _literal(call.args[default_at]), rows[name][3].strip("`")
+        if isinstance(default, bool):
+            assert shown == str(int(default)), name
+        elif isinstance(default, int | float | str):
+            assert shown == (f"{default:.10g}" if not isinstance(default, str) else default), name
+        if called == "seconds":
+            bounds = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+            least, most = bounds.get("at_least", 0.001), bounds.get("at_most", 7 * 86_400.0)
+            assert rows[name][4] == f"{least:.10g} to {most:.10g}", name
+        elif allowed := _literal(call.args[2]):
+            assert rows[name][4] == allowed, name
+
+
+@pytest.mark.parametrize(
+    ("heading", "text"),
+    [
+        ("Key at the top", "nonsense = 1\n[workers.ann]\n"),
+        ("Key of a worker, or in `defaults`", "defaults.nonsense = 1\n"),
+    ],
+)
+def test_the_keys_of_a_team_file_are_those_of_the_code(tmp_path: Path, heading: str, text: str) -> None:
+    (tmp_path / "team.toml").write_text(text)
+    with pytest.raises(TeamError) as refusal:
+        read_team(tmp_path / "team.toml")
+    allowed = re.search(r"allowed are (.*)\.$", str(refusal.value))
+    assert allowed is not None
+    assert set(_rows(heading)) == set(allowed[1].split(", "))
