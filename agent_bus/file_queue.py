@@ -21,16 +21,17 @@ from agent_bus.claim_names import ClaimName, original_name, parse_claim_name
 from agent_bus.claim_store import ClaimStore, Held
 from agent_bus.dead_letters import DeadLetter, DeadLetterBox
 from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored, TriggerRejected
-from agent_bus.files import publish_once, read_untrusted, write_new
-from agent_bus.group_commit import GroupCommit, is_in_memory
+from agent_bus.files import read_untrusted
 from agent_bus.intake import Intake, IntakeSettings, Peeked, stamp_of
 from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
-from agent_bus.messages import Result, Task, TaskError, TaskStatus, encode_result, utc_now
+from agent_bus.messages import Result, Task, encode_result
 from agent_bus.ownership import is_alive
 from agent_bus.queue import Claim, TriggerEvent
+from agent_bus.refusals import Refusals
+from agent_bus.result_store import ResultStore
 from agent_bus.session_locks import SessionStore
 from agent_bus.trigger_index import Entry, Source
-from agent_bus.trigger_reader import TaskBody, make_task, read_body, task_id_in_name
+from agent_bus.trigger_reader import TaskBody, make_task, read_body
 
 _BUSY_SESSION_RETRY_S = 1.0
 """Another replica works in the session: nothing tells when it is done, so look again after this long."""
@@ -90,16 +91,20 @@ class FileQueue:
         self._limits = intake
         self._observer = observer
         self._store = ClaimStore(layout, instance)
-        self._result_prefix = f"{layout.results}/"
-        same_mount = os.stat(layout.results).st_dev == os.stat(layout.inflight).st_dev
-        self._staged_prefix = self._store.prefix if same_mount else self._result_prefix
-        self._box = DeadLetterBox(layout, self._store.set_aside)
+        self._results = ResultStore(layout.results, self._store.prefix, sync=sync_results, mend=self._store.mend)
+        self._refusals = Refusals(
+            worker=worker,
+            instance=instance,
+            max_bytes=intake.max_bytes,
+            store=self._store,
+            box=DeadLetterBox(layout, self._store.set_aside),
+            results=self._results,
+            buried=observer.buried,
+        )
         self._sessions = SessionStore(layout.sessions)
         self._held: dict[str, Held] = {}
         self._running_ids: set[str] = set()
         self._cancelled_ids: dict[str, None] = {}
-        must_flush = sync_results and not is_in_memory(layout.results)
-        self._commit = GroupCommit(layout.results) if must_flush else None
         self.intake = Intake(layout, intake, self)
 
     @property
@@ -110,8 +115,7 @@ class FileQueue:
     async def run_forever(self) -> None:
         """Scan, settle and flush until cancelled."""
         async with anyio.create_task_group() as tasks:
-            if self._commit is not None:
-                tasks.start_soon(self._commit.run_forever)
+            tasks.start_soon(self._results.run_forever)
             await self.intake.run_forever()
 
     def close(self) -> None:
@@ -177,14 +181,7 @@ class FileQueue:
     async def complete(self, claim: Claim, result: Result) -> bool:
         """Put the result in place unless there is one, then let go."""
         held = self._held[claim.token]
-        staged = f"{self._staged_prefix}.{held.name.uid}.result"
-        try:
-            write_new(staged, encode_result(result))
-            if self._commit is not None:
-                await self._commit.flushed()
-            stored = publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
-        except OSError as error:
-            raise self._not_stored(result, staged, error) from error
+        stored = await self._results.store(result, held.name.uid)
         self._store.discard(held)
         self._forget(claim, held)
         return stored
@@ -221,10 +218,10 @@ class FileQueue:
         """Set the claim aside; a result, where given, is written first."""
         held = self._held[claim.token]
         if result is not None:
-            self._store_result_now(result)
+            self._results.store_now(result, self._store.new_uid())
         refusal = TriggerRejected(reason, message, task_id=claim.task.task_id)
         with suppress(FileNotFoundError):
-            self._bury_path(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
+            self._refusals.bury(held.path, held.name.name, refusal, attempts=claim.attempt - 1)
         self._store.discard_note(held)
         self._forget(claim, held)
 
@@ -245,11 +242,9 @@ class FileQueue:
 
     def bury_unclaimed(self, source: Source, name: str, refusal: TriggerRejected) -> None:
         """Set aside a file that nobody has claimed."""
-        task_id = refusal.task_id
         try:
-            if task_id is not None and not self.is_settled(task_id) and not self._is_claimed(task_id):
-                self._store_failure(task_id, refusal)
-            self._bury_path(self.intake.path_of(source, name), original_name(name), refusal, attempts=0)
+            self._refusals.answer(refusal)
+            self._refusals.bury(self.intake.path_of(source, name), original_name(name), refusal, attempts=0)
         except FileNotFoundError:
             return
         except (OSError, ResultNotStored):
@@ -260,11 +255,11 @@ class FileQueue:
 
     def is_claimed(self, task_id: str) -> bool:
         """Tell whether anybody holds the task now, or held it and died."""
-        return self._is_claimed(task_id)
+        return self._refusals.is_claimed(task_id)
 
     def is_settled(self, task_id: str) -> bool:
         """Tell whether the task runs here or has a result."""
-        return task_id in self._running_ids or os.access(f"{self._result_prefix}{task_id}.json", os.F_OK)
+        return task_id in self._running_ids or self._results.has(task_id)
 
     def cancel(self, task_id: str) -> None:
         """Take note of a cancel marker, for a running task or one to come."""
@@ -285,21 +280,6 @@ class FileQueue:
         return 0.0 if parsed is None else self._store.held_until(parsed)
 
     # -- inside
-
-    def _is_claimed(self, task_id: str, apart_from: str = "") -> bool:
-        # Looks at every claim there is; only on the way to a refusal, which must not answer for a task that goes on.
-        for path in self._store.all_claims():
-            name = original_name(os.path.basename(path))
-            if path == apart_from:
-                continue
-            if task_id_in_name(name) == task_id:
-                return True
-            with suppress(OSError, TriggerRejected):
-                body, _ = read_untrusted(path, max_bytes=self._limits.max_bytes, owners=None)
-                meaning = read_body(body, name)
-                if isinstance(meaning, TaskBody) and meaning.fields.get("task_id") == task_id:
-                    return True
-        return False
 
     def _lock_session(self, entry: Entry) -> int | None:
         """Take the entry's session; None when the entry was put back, for another time or another entry."""
@@ -398,15 +378,15 @@ class FileQueue:
 
     def _is_answered(self, task: Task, held: Held, *, fresh: bool) -> bool:
         """Acknowledge a task whose result exists; a fresh trigger under a used id is refused aloud."""
-        result_path = f"{self._result_prefix}{task.task_id}.json"
         if task.task_id in self._running_ids:
             raise TriggerRejected(DeadLetterReason.DUPLICATE, f"task {task.task_id} is running already")
-        if not os.access(result_path, os.F_OK):
+        if not self._results.has(task.task_id):
             return False
         if fresh:
             raise TriggerRejected(
                 DeadLetterReason.DUPLICATE,
-                f"task {task.task_id} has its result in {result_path}; to run it again, hand it in under a new task_id",
+                f"task {task.task_id} has its result in {self._results.path(task.task_id)}; "
+                "to run it again, hand it in under a new task_id",
             )
         # The earlier owner died between writing the result and letting go.
         self._store.discard(held)
@@ -414,63 +394,10 @@ class FileQueue:
         return True
 
     def _reject(self, held: Held, refusal: TriggerRejected) -> None:
-        task_id = refusal.task_id
-        if task_id is not None and not self.is_settled(task_id) and not self._is_claimed(task_id, held.path):
-            self._store_failure(task_id, refusal)
-        self._bury_path(held.path, held.name.name, refusal, attempts=held.name.attempt - 1)
+        self._refusals.answer(refusal, apart_from=held.path)
+        self._refusals.bury(held.path, held.name.name, refusal, attempts=held.name.attempt - 1)
         self._store.discard_note(held)
         self._unlock_session(held)
-
-    def _store_failure(self, task_id: str, refusal: TriggerRejected) -> None:
-        now = utc_now()
-        error = TaskError(kind=refusal.reason.value, message=f"The task was set aside: {refusal.message}.")
-        self._store_result_now(
-            Result(
-                task_id=task_id,
-                worker=self._worker,
-                instance=self._instance,
-                status=TaskStatus.FAILED,
-                error=error,
-                attempts=0,
-                completed_at=now,
-                timestamp=now,
-                exit_code=1,
-                stderr=error.message,
-            )
-        )
-
-    def _store_result_now(self, result: Result) -> None:
-        staged = f"{self._staged_prefix}.{self._store.new_uid()}.result"
-        try:
-            write_new(staged, encode_result(result))
-            publish_once(staged, f"{self._result_prefix}{result.task_id}.json")
-        except OSError as error:
-            raise self._not_stored(result, staged, error) from error
-
-    def _not_stored(self, result: Result, staged: str, error: OSError) -> ResultNotStored:
-        with suppress(OSError):
-            os.unlink(staged)
-        if isinstance(error, FileNotFoundError):
-            with suppress(OSError, BusError):
-                self._store.mend()
-        return ResultNotStored(
-            f"the result of task {result.task_id} cannot be written to {self._layout.results}: "
-            f"{error.strerror or error}; make room or mend the directory, the task is kept"
-        )
-
-    def _bury_path(self, path: str, original: str, refusal: TriggerRejected, *, attempts: int) -> None:
-        letter = DeadLetter(
-            name="",
-            original_name=os.fsencode(original).decode("utf-8", "replace"),
-            reason=refusal.reason.value,
-            message=refusal.message,
-            worker=self._worker,
-            instance=self._instance,
-            buried_at=utc_now(),
-            task_id=refusal.task_id,
-            attempts=attempts,
-        )
-        self._observer.buried(self._box.bury(path, letter))
 
     def _forget(self, claim: Claim, held: Held) -> None:
         task_id = claim.task.task_id

@@ -32,6 +32,10 @@ class Bell:
             self.answer()
         self._rung.set()
 
+    def ring_later(self, seconds: float, source: str = "retry") -> None:
+        """Ring after so many seconds."""
+        asyncio.get_running_loop().call_later(seconds, self.ring, source)
+
     @property
     def is_rung(self) -> bool:
         """Whether a ring has not been heard yet."""

@@ -27,12 +27,13 @@ from agent_bus.queue import TriggerEvent
 from worker_service.agents.base import Agent
 from worker_service.agents.choice import make_agent
 from worker_service.bell import Bell
-from worker_service.dispatcher import Dispatcher, DispatchSettings
+from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.metrics import Metrics
 from worker_service.probe import Prober
 from worker_service.settings import AgentKind, Mode, WorkerSettings
 from worker_service.sidecar import Sidecar, listen, make_app, serve
+from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.wakeups.watcher import Watcher
 
 log = logging.getLogger(__name__)
@@ -70,22 +71,24 @@ class Worker:
         gate = None
         if settings.agent is AgentKind.CLAUDE and (credential := find_credential(settings.agent_environment)):
             gate = Gate(layout.gates, credential.fingerprint)
-        self.dispatcher = Dispatcher(
-            DispatchSettings(
-                worker=settings.worker,
-                instance=settings.instance,
-                slots=settings.slots,
-                task_timeout_s=settings.task_timeout_s,
-                max_attempts=settings.max_attempts,
-                park_on_limit=settings.claude.park_on_limit,
-            ),
+        dispatching = DispatchSettings(
+            worker=settings.worker,
+            instance=settings.instance,
+            slots=settings.slots,
+            task_timeout_s=settings.task_timeout_s,
+            max_attempts=settings.max_attempts,
+            park_on_limit=settings.claude.park_on_limit,
+        )
+        self.runner = TaskRunner(
+            dispatching,
             queue=self.queue,
             agent=agent,
-            bell=self.bell,
             metrics=self.metrics,
             layout=layout,
             gate=gate,
+            bell=self.bell,
         )
+        self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
         self.watcher = Watcher(
             self.queue,
             self.bell,
@@ -165,6 +168,7 @@ class Worker:
 
     def beat(self) -> None:
         """Write a heartbeat; a disk that is full costs heartbeats, never the worker."""
+        self.runner.flush_log()
         try:
             path = self.settings.layout.heartbeat(self.settings.worker)
             if self._leaves_the_file_to_another(path):

@@ -180,7 +180,7 @@ async def test_a_limit_parks_every_worker_that_shares_the_gate(shared: Path, sho
         open_worker(quick_settings(shared), agents[1]) as second,
     ):
         for worker in (first, second):
-            worker.dispatcher._gate = Gate(shop.layout.gates, "key")  # type: ignore[attr-defined]
+            worker.runner.gate = Gate(shop.layout.gates, "key")
         shop.submit("7")
         await async_wait_until(lambda: shop.layout.gates.is_dir() or agents[1].started)
         if not agents[1].started:
@@ -195,7 +195,7 @@ async def test_a_limit_parks_every_worker_that_shares_the_gate(shared: Path, sho
 
 async def test_a_gate_that_another_worker_closed_opens_by_itself(shared: Path, shop: Shop) -> None:
     async with open_worker(quick_settings(shared)) as worker:
-        gate = worker.dispatcher._gate = Gate(shop.layout.gates, "key")  # type: ignore[attr-defined]
+        gate = worker.runner.gate = Gate(shop.layout.gates, "key")
         until = utc_now() + timedelta(seconds=0.5)
         gate.close_until(GateNotice(kind="five_hour", until=until, message="m", worker="anga"))
         shop.submit("7")

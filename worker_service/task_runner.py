@@ -1,0 +1,379 @@
+"""One task from its claim to its end: prepare the run, let the agent work, judge what came of it, store the result."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeVar
+
+import anyio
+from pydantic import ValidationError
+
+from agent_bus.errors import BusError, DeadLetterReason
+from agent_bus.events import EventJournal
+from agent_bus.gates import Gate, GateNotice
+from agent_bus.layout import WorkerLayout
+from agent_bus.messages import OnInterrupt, Result, TaskError, TaskStatus, utc_now
+from agent_bus.queue import Claim, Queue
+from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
+from worker_service.bell import Bell
+from worker_service.metrics import Metrics
+from worker_service.task_log import TaskLog
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_EXIT_CODES: Final = {
+    TaskStatus.COMPLETED: 0,
+    TaskStatus.FAILED: 1,
+    TaskStatus.TIMED_OUT: 124,
+    TaskStatus.CANCELLED: 130,
+}
+_TOKEN_KINDS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_STORE_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_TROUBLE_RETRY_S: Final = 1.0
+"""After trouble that is not the task's (no process or no room to be had) it goes back, but not at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DispatchSettings:
+    """What the dispatcher and its tasks go by."""
+
+    worker: str
+    instance: str
+    slots: int
+    task_timeout_s: float
+    max_attempts: int
+    park_on_limit: bool = True
+
+
+@dataclass(slots=True)
+class Running:
+    """A task between its claim and its stored result."""
+
+    run: Run
+    scope: anyio.CancelScope
+    storing: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Around the storing of the result."""
+
+    def stop(self, cause: StopCause) -> None:
+        """End the agent's run from outside; the first cause stays."""
+        if self.run.stop_cause is None:
+            self.run.stop_cause = cause
+        self.scope.cancel()
+
+
+class TaskRunner:
+    """Carries out claims; knows which tasks run and whose results cannot be stored."""
+
+    def __init__(
+        self,
+        settings: DispatchSettings,
+        *,
+        queue: Queue,
+        agent: Agent,
+        metrics: Metrics,
+        layout: WorkerLayout,
+        gate: Gate | None,
+        bell: Bell,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._agent = agent
+        self._metrics = metrics
+        self._layout = layout
+        self.gate = gate
+        """The credential's gate, or None where there is none to share."""
+        self._bell = bell
+        self._task_log = TaskLog()
+        self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
+        self.running: dict[str, Running] = {}
+        """What runs now, by task id."""
+        self.idle = asyncio.Event()
+        """Set while nothing runs."""
+        self.idle.set()
+        self.storing_trouble: dict[str, str] = {}
+        """Why a result cannot be stored, by task id."""
+
+    def flush_log(self) -> None:
+        """Log what was only counted so far."""
+        self._task_log.flush()
+
+    async def carry_out(self, claim: Claim, leave_slot: Callable[[], None]) -> None:
+        """See the task to its end; `leave_slot` is called when its agent has ended, before its result is stored."""
+        task_id = claim.task.task_id
+        started_at = utc_now()
+        journal = EventJournal(self._layout.events, worker=self._settings.worker, task_id=task_id)
+        run = self._prepare(claim, journal)
+        # The deadline is set when the agent starts: what comes before it is not the task's time.
+        running = self.running[task_id] = Running(run, anyio.CancelScope())
+        self.idle.clear()
+        try:
+            try:
+                kept = _kept_result(claim)
+                ended = kept is None and await self._run_agent(claim, running)
+            finally:
+                # The slot is free while the result is on its way to the disk.
+                leave_slot()
+            if kept is not None or ended:
+                await self._finish(claim, running, kept or self._result(claim, run.outcome, started_at))
+        finally:
+            journal.close()
+            self.running.pop(task_id, None)
+            if not self.running:
+                self.idle.set()
+
+    def _prepare(self, claim: Claim, journal: EventJournal) -> Run:
+        emit = _Emitter(journal)
+
+        async def remember(session_id: str) -> None:
+            await self._queue.remember(claim, session_id=session_id)
+
+        def prompt_handed() -> None:
+            waited = time.time() - claim.queued_at.timestamp()
+            self._metrics.task_queue.observe(max(0.0, waited))
+
+        interrupted = claim.notes.get("session_id") is not None
+        restart = interrupted and claim.task.on_interrupt is OnInterrupt.RESTART and claim.task.session is None
+        return Run(
+            task=claim.task,
+            attempt=claim.attempt,
+            session_id=None if restart else claim.session_id,
+            interrupted=interrupted and not restart,
+            emit=emit,
+            remember=remember,
+            prompt_handed=prompt_handed,
+        )
+
+    async def _run_agent(self, claim: Claim, running: Running) -> bool:
+        """Run the agent; False when the task went back to the queue or was buried, and has no result to store."""
+        run, task = running.run, claim.task
+        outcome = run.outcome
+        if claim.cancelled:
+            outcome.status = TaskStatus.CANCELLED
+            outcome.error = TaskError(kind="cancelled", message="The task was cancelled before it began.")
+            return True
+        limit = task.max_attempts or self._settings.max_attempts
+        if claim.attempt > limit:
+            await self._bury_exhausted(claim, limit)
+            return False
+        if claim.attempt > 1 and task.on_interrupt is OnInterrupt.FAIL:
+            outcome.fail("interrupted", "The worker ended in the middle of the task, and its on_interrupt is fail.")
+            return True
+        timeout_s = task.timeout or self._settings.task_timeout_s
+        try:
+            with running.scope as scope:
+                scope.deadline = anyio.current_time() + timeout_s
+                await self._agent.run(run)
+        except RateLimited as limited:
+            return await self._park(claim, limited, outcome)
+        except Exception as error:
+            if not running.scope.cancel_called and isinstance(error, BusError | OSError):
+                await self._release_after_trouble(claim, error)
+                return False
+            log.exception("agent %s failed", self._agent.name, extra={"action": "agent_error", "task_id": task.task_id})
+            if not running.scope.cancel_called:
+                outcome.fail("agent_error", f"The agent {self._agent.name} failed: {error or type(error).__name__}.")
+                return True
+            # It failed on its way out; why it was stopped is what counts.
+            return await self._stopped(claim, run, timeout_s)
+        if scope.cancelled_caught:
+            return await self._stopped(claim, run, timeout_s)
+        return True
+
+    async def _stopped(self, claim: Claim, run: Run, timeout_s: float) -> bool:
+        """Judge a run that was stopped from outside; False when the task went back to the queue."""
+        task, outcome = claim.task, run.outcome
+        match run.stop_cause:
+            case StopCause.SHUTDOWN if task.on_interrupt is OnInterrupt.FAIL:
+                outcome.fail("interrupted", "The worker was stopped in the middle of it, and its on_interrupt is fail.")
+            case StopCause.SHUTDOWN:
+                await self._release(claim, spend_attempt=False, reason="the worker was stopped")
+                log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
+                return False
+            case StopCause.CANCEL:
+                outcome.status = TaskStatus.CANCELLED
+                outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
+            case _:
+                outcome.status = TaskStatus.TIMED_OUT
+                outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
+        return True
+
+    async def _release(
+        self, claim: Claim, *, spend_attempt: bool, not_before: datetime | None = None, reason: str
+    ) -> None:
+        async def release() -> None:
+            await self._queue.release(claim, spend_attempt=spend_attempt, not_before=not_before, reason=reason)
+
+        await self._insist(claim, release)
+
+    async def _insist(self, claim: Claim, act: Callable[[], Awaitable[T]]) -> T:
+        """Repeat what the queue cannot do now (a full disk, say) until it can; the task stays claimed meanwhile."""
+        task_id = claim.task.task_id
+        for retry in itertools.count():
+            try:
+                done = await act()
+                break
+            except (BusError, OSError) as error:
+                self._metrics.result_retries.inc()
+                if task_id not in self.storing_trouble:
+                    log.error("%s", error, extra={"action": "result_not_stored", "task_id": task_id})
+                self.storing_trouble[task_id] = str(error)
+                await anyio.sleep(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)])
+        if self.storing_trouble.pop(task_id, None) is not None:
+            log.info("the result of task %s is stored now", task_id, extra={"action": "result_stored"})
+            self._bell.ring_later(0.0)
+        return done
+
+    async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
+        if not self._settings.park_on_limit:
+            outcome.fail("rate_limited", f"{limited.message} (PARK_ON_LIMIT is 0)")
+            return True
+        notice = GateNotice(
+            kind=limited.kind, until=limited.until, message=limited.message, worker=self._settings.worker
+        )
+        if self.gate is not None:
+            try:
+                self.gate.close_until(notice)
+            except OSError as error:
+                log.error("the gate cannot be written: %s", error, extra={"action": "gate_unwritable"})
+        self._metrics.parked.labels(self._settings.worker, limited.kind).inc()
+        log.warning(
+            "task %s waits until %s: %s",
+            claim.task.task_id,
+            limited.until.isoformat(timespec="seconds"),
+            limited.message,
+            extra={"action": "task_parked", "task_id": claim.task.task_id, "limit": limited.kind},
+        )
+        await self._release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
+        self._bell.ring_later(max(0.05, (limited.until - utc_now()).total_seconds() + 0.05))
+        return False
+
+    async def _release_after_trouble(self, claim: Claim, error: Exception) -> None:
+        log.error(
+            "task %s goes back: %s",
+            claim.task.task_id,
+            error,
+            extra={"action": "task_released", "task_id": claim.task.task_id},
+        )
+        # Whatever the system is short of now it will still be short of at once.
+        await anyio.sleep(_TROUBLE_RETRY_S)
+        await self._release(claim, spend_attempt=True, reason=str(error))
+
+    async def _bury_exhausted(self, claim: Claim, limit: int) -> None:
+        message = f"it was begun {limit} time{'s' if limit > 1 else ''} and never came to an end"
+        now = utc_now()
+        outcome = Outcome(session_id=claim.session_id)
+        outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
+        result = self._result(claim, outcome, now)
+        await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
+        self._count(result)
+
+    async def _finish(self, claim: Claim, running: Running, result: Result) -> None:
+        done = False
+        try:
+            with running.storing:
+                if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
+                    self._metrics.results_refused.inc()
+                self._count(result)
+                done = True
+        finally:
+            if not done:
+                with anyio.CancelScope(shield=True):
+                    await self._give_back_with(claim, result)
+
+    async def _give_back_with(self, claim: Claim, result: Result) -> None:
+        """Give a task back whose result could not be stored while the worker was there to try.
+
+        The result goes with it, where there is room for that, so that whoever takes the task only stores it. Where
+        there is none the task is run again, and no attempt is spent on that. Should even this fail, the claim stays
+        for the queue's own end, which spends the attempt that was begun and no other.
+        """
+        task_id = claim.task.task_id
+        self.storing_trouble.pop(task_id, None)
+        for kept in (result, None):
+            try:
+                reason = "its result could not be stored"
+                await self._queue.release(claim, spend_attempt=False, reason=reason, result=kept)
+            except (BusError, OSError):
+                continue
+            log.warning(
+                "task %s goes back %s its result",
+                task_id,
+                "without" if kept is None else "with",
+                extra={"action": "result_given_back", "task_id": task_id},
+            )
+            return
+
+    def _result(self, claim: Claim, outcome: Outcome, started_at: datetime) -> Result:
+        now = utc_now()
+        exit_code = outcome.exit_code
+        if exit_code is None or (exit_code == 0 and outcome.status is not TaskStatus.COMPLETED):
+            exit_code = _EXIT_CODES[outcome.status]
+        message = "" if outcome.error is None else outcome.error.message
+        return Result(
+            task_id=claim.task.task_id,
+            worker=self._settings.worker,
+            instance=self._settings.instance,
+            status=outcome.status,
+            output=outcome.output,
+            structured_output=outcome.structured_output,
+            error=outcome.error,
+            session_id=outcome.session_id,
+            attempts=claim.attempt,
+            num_turns=outcome.num_turns,
+            usage=outcome.usage,
+            cost_usd=outcome.cost_usd,
+            queued_at=claim.queued_at,
+            started_at=started_at,
+            completed_at=now,
+            duration_seconds=max(0.0, (now - started_at).total_seconds()),
+            stdout=outcome.output,
+            stderr=outcome.stderr or message,
+            exit_code=exit_code,
+            timestamp=now,
+        )
+
+    def _count(self, result: Result) -> None:
+        worker = self._settings.worker
+        self._ended[result.status].inc()
+        self._metrics.task_duration.observe(result.duration_seconds)
+        if result.cost_usd is not None and result.cost_usd > 0:
+            self._metrics.agent_cost.inc(result.cost_usd)
+        for kind in _TOKEN_KINDS if result.usage else ():
+            amount = (result.usage or {}).get(kind)
+            if isinstance(amount, int) and amount > 0:
+                self._metrics.agent_tokens.labels(worker, kind.removesuffix("_tokens")).inc(amount)
+        self._task_log.ended(result)
+
+
+def _kept_result(claim: Claim) -> Result | None:
+    """Return the result that an earlier worker could not store, if it went back with the task."""
+    try:
+        return Result.model_validate(claim.notes["result"])
+    except (KeyError, ValidationError):
+        return None
+
+
+class _Emitter:
+    """Writes a task's events; a disk that is full costs events, never the task."""
+
+    __slots__ = ("_broken", "_journal")
+
+    def __init__(self, journal: EventJournal) -> None:
+        self._journal = journal
+        self._broken = False
+
+    def __call__(self, event: str, data: dict[str, object]) -> None:
+        try:
+            self._journal.append(event, data)
+        except (OSError, ValueError) as error:
+            if not self._broken:
+                log.warning("events cannot be written: %s", error, extra={"action": "events_lost"})
+            self._broken = True
