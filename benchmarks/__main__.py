@@ -227,10 +227,14 @@ def main() -> None:
             parts["files"] = lambda: measure_files(scale, peers)
         if options.only in (None, "claude"):
             parts["claude"] = lambda: measure_claude(scale)
-        rows = [row for part in parts.values() for row in part()]
+        rows: list[Row] = []
+        for part in parts.values():
+            rows += part()
+            # Told as it comes: what was measured must not be lost to what comes after it.
+            say(table(rows))
     except KeyboardInterrupt:
         sys.exit("Interrupted; all processes are stopped.")
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         sys.exit(f"benchmarks: {error}")
     print(machine() + "\n")
     if rows:

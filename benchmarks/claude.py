@@ -164,6 +164,10 @@ def idle_with_warm_processes(seconds: float, processes: int) -> tuple[Usage, flo
             rig, module="worker_service", WARM_PROCESSES=str(processes), MAX_CONCURRENT="4", **environ
         ) as worker:
             _prime(rig)
+            # What the priming started beyond the warm ones is kept for a minute.
+            deadline = time.monotonic() + 120
+            while len(descendants_of(worker.pid)) > 2 * processes and time.monotonic() < deadline:
+                time.sleep(1)
             time.sleep(5)
             pids = [worker.pid, *descendants_of(worker.pid)]
             before = usage_of(pids)

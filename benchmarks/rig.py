@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,11 +184,13 @@ def usage_of(pids: Sequence[int]) -> Usage:
     """Read the use of the processes, with the scheduler's nanoseconds rather than clock ticks."""
     cpu_ns = switches = 0
     for pid in pids:
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            cpu_ns += int((task / "schedstat").read_text().split()[0])
-            for line in (task / "status").read_text().splitlines():
-                if line.startswith("voluntary_ctxt_switches"):
-                    switches += int(line.split()[1])
+        # A thread, or a process, may end between two looks.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                cpu_ns += int((task / "schedstat").read_text().split()[0])
+                for line in (task / "status").read_text().splitlines():
+                    if line.startswith("voluntary_ctxt_switches"):
+                        switches += int(line.split()[1])
     return Usage(cpu_ns / 1e9, switches)
 
 
