@@ -9,20 +9,13 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from agent_bus.messages import Event, utc_now
 
 _BLOCK_BYTES: Final = 65_536
-
-
-class EventSink(Protocol):
-    """Somebody who wants to know. Must never block and never raise."""
-
-    def publish(self, event: Event) -> None:
-        """Take note of the event."""
 
 
 class EventJournal:

@@ -6,7 +6,6 @@ is completed, released or buried. Delivery is at least once; `complete` makes th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -48,7 +47,7 @@ class Queue(Protocol):
         """Take the next task: highest priority first, then oldest. None when nothing can be taken now."""
 
     async def extend(self, claim: Claim) -> None:
-        """Renew the lease; the dispatcher calls it while the task runs."""
+        """Renew the lease, in a queue that has one; a directory has none, so nobody calls it yet."""
 
     async def remember(self, claim: Claim, *, session_id: str | None) -> None:
         """Store the conversation's id with the claim, so that whoever takes the task over can resume it."""
@@ -79,6 +78,3 @@ class Queue(Protocol):
 
     def depth(self) -> int:
         """Return how many tasks wait, as far as is known without looking anew."""
-
-
-Listener = Callable[[], None]

@@ -42,7 +42,8 @@ class Health:
         self._watcher = watcher
         self._prober = prober
         self._agent = agent
-        self._stuck_after_s = stuck_after_s
+        self.stuck_after_s = stuck_after_s
+        """Seconds without a move after which the dispatcher counts as stuck."""
 
     def liveness(self) -> list[Finding]:
         """Judge what only a restart could mend. That the loop runs is proven by there being an answer."""
@@ -53,8 +54,8 @@ class Health:
             Finding("loop", True, "answers"),
             Finding(
                 "dispatcher",
-                stuck < self._stuck_after_s,
-                "hears the bell" if stuck < self._stuck_after_s else f"has not moved for {stuck:.0f} s",
+                stuck < self.stuck_after_s,
+                "hears the bell" if stuck < self.stuck_after_s else f"has not moved for {stuck:.0f} s",
             ),
             Finding(
                 "watcher",

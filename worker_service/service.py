@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,7 @@ class Worker:
         self.bell = Bell()
         self._status = WorkerStatus.STARTING
         self._beat_failed = False
+        self._rings_told: Counter[str] = Counter()
         layout = settings.layout
         self.queue = FileQueue(
             layout,
@@ -200,8 +202,8 @@ class Worker:
         for state, number in self.agent.processes().items():
             self.metrics.agent_processes.labels(worker, state).set(number)
         for source, rings in self.bell.rings.items():
-            series = self.metrics.wakeups.labels(worker, source)
-            series.inc(rings - series._value.get())
+            self.metrics.wakeups.labels(worker, source).inc(rings - self._rings_told[source])
+            self._rings_told[source] = rings
 
     # -- its life
 

@@ -48,7 +48,7 @@ async def test_a_claim_that_hangs_turns_healthz_red(shared: Path, shop: Shop, mo
             return await really()
 
         monkeypatch.setattr(worker.queue, "claim", claim)
-        worker.health._stuck_after_s = 0.2  # type: ignore[attr-defined]
+        worker.health.stuck_after_s = 0.2
         worker.bell.ring("test")
 
         def other_slots_go_on() -> bool:
@@ -64,7 +64,7 @@ async def test_a_dispatcher_that_does_not_listen_turns_healthz_red(
     shared: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_worker(quick_settings(shared)) as worker:
-        worker.health._stuck_after_s = 0.2  # type: ignore[attr-defined]
+        worker.health.stuck_after_s = 0.2
 
         async def deaf() -> None:
             await asyncio.get_running_loop().create_future()
