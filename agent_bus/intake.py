@@ -24,7 +24,7 @@ from agent_bus.files import read_untrusted
 from agent_bus.layout import CANCEL_SUFFIX, TASK_SUFFIX, TRIGGER_SUFFIX, WorkerLayout
 from agent_bus.messages import is_task_id
 from agent_bus.trigger_index import Entry, Source, TriggerIndex
-from agent_bus.trigger_reader import EventBody, TaskBody, TaskPointer, read_body
+from agent_bus.trigger_reader import EventBody, TaskBody, TaskPointer, read_body, task_id_in_name
 
 _SLICE_S: Final = 0.002
 """A scan gives the loop back after this long; a wake-up during a scan is late by no more."""
@@ -263,6 +263,10 @@ class Intake:
         except FileNotFoundError:
             return
         except TriggerRejected as refusal:
+            # Whoever handed in too much waits for an answer. A stranger's file, or no file at all, gets none: it must
+            # not be able to answer for a task that somebody else is about to hand in.
+            if refusal.reason is DeadLetterReason.TOO_LARGE:
+                refusal.task_id = task_id_in_name(original)
             self._handler.bury_unclaimed(source, name, refusal)
             return
         if scanned and self.found_by_scan is not None and source is Source.TRIGGERS:
