@@ -5,6 +5,7 @@ The real program is the acceptance tier's; here it is a script that does what th
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -417,6 +418,24 @@ async def test_a_task_cancelled_while_it_waits_for_a_process_leaks_none(
         await check_goes_on(shop, fake, worker)
         assert len(fake.log("start")) == 1
     assert fake.living() == set()
+
+
+@pytest.mark.parametrize("served", [False, True])
+async def test_a_worker_that_ends_while_a_process_is_cleared_closes_it(
+    shop: Shop, settings_of: Settings, fake: Fake, served: bool
+) -> None:
+    if not served:
+        fake.hold_clear.touch()
+    async with open_worker(settings_of(MAX_CONCURRENT="1")) as worker:
+        if served:
+            await async_wait_until(lambda: warm(worker) == 1)
+            fake.hold_clear.touch()
+            shop.submit("7", "first")
+            await shop.async_result("7")
+        await async_wait_until(lambda: len(fake.log("clear")) == 1 + served)
+    assert fake.living() == set()
+    # A stream that nobody closed says so when it is collected, and a warning is an error.
+    gc.collect()
 
 
 async def test_a_task_cancelled_while_its_process_starts_leaks_none(

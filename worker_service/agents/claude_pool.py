@@ -51,6 +51,8 @@ class ClaudePool:
         self._idle: OrderedDict[ClaudeProcess, float] = OrderedDict()
         self._sessions: OrderedDict[str, tuple[ClaudeProcess, float]] = OrderedDict()
         self._busy: set[ClaudeProcess] = set()
+        self._owned: set[ClaudeProcess] = set()
+        """Every process from its start to its end, also one that is on its way from one list to another."""
         self._preparing = 0
         self._waiting: list[asyncio.Future[ClaudeProcess | None]] = []
         self._changed = asyncio.Event()
@@ -151,18 +153,21 @@ class ClaudePool:
         """End a process now; nothing of it is left when this returns."""
         self._busy.discard(process)
         self._changed.set()
-        await process.aclose()
+        await self._end(process)
 
     async def aclose(self) -> None:
         """End every process."""
-        processes = [*self._idle, *(process for process, _ in self._sessions.values()), *self._busy]
         self._idle.clear()
         self._sessions.clear()
         self._busy.clear()
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as ends:
-                for process in processes:
-                    ends.start_soon(process.aclose)
+                for process in tuple(self._owned):
+                    ends.start_soon(self._end, process)
+
+    async def _end(self, process: ClaudeProcess) -> None:
+        await process.aclose()
+        self._owned.discard(process)
 
     # -- in the background
 
@@ -213,7 +218,7 @@ class ClaudePool:
             self._failures, self.trouble = 0, None
         except ProcessGone as error:
             if process is not None:
-                await process.aclose()
+                await self._end(process)
                 process = None
             wait_s = _RESTART_S[min(self._failures, len(_RESTART_S) - 1)]
             self._failures += 1
@@ -261,6 +266,7 @@ class ClaudePool:
     async def _start_one(self, profile: Profile, resume: str | None) -> ClaudeProcess:
         assert self._tasks is not None
         process = await self._start(profile, resume, self._tasks)
+        self._owned.add(process)
         self._tasks.start_soon(self._notice_end, process, name="claude end")
         return process
 
@@ -276,6 +282,6 @@ class ClaudePool:
 
     def _end_soon(self, process: ClaudeProcess) -> None:
         if self._tasks is not None:
-            self._tasks.start_soon(process.aclose, name="claude end")
+            self._tasks.start_soon(self._end, process, name="claude end")
         else:
             process.kill()
