@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from agent_bus.messages import Event, utc_now
+from agent_bus.messages import Event, encode_event, utc_now
 
 _BLOCK_BYTES: Final = 65_536
 
@@ -35,7 +35,7 @@ class EventJournal:
             OSError: it cannot be written (a full disk, say); what was written before is whole.
         """
         record = Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data)
-        line = record.model_dump_json().encode() + b"\n"
+        line = encode_event(record) + b"\n"
         if self._descriptor is None:
             self._directory.mkdir(parents=True, exist_ok=True)
             path = self._directory / f"{self._task_id}.jsonl"

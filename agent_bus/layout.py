@@ -12,6 +12,8 @@ WORKER_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 TRIGGER_SUFFIX: Final = ".trigger"
 TASK_SUFFIX: Final = ".json"
+ORCHESTRATOR: Final = "orchestrator"
+"""The name below `triggers/` that belongs to whoever leads the team."""
 CANCEL_SUFFIX: Final = ".cancel"
 """`tasks/NAME/ID.cancel` asks for the end of task ID, running or waiting."""
 
@@ -25,6 +27,7 @@ def is_worker_name(text: str) -> bool:
 class WorkerLayout:
     """The directories of one worker. Nothing here touches the disk."""
 
+    shared: Path
     triggers: Path
     tasks: Path
     results: Path
@@ -33,11 +36,17 @@ class WorkerLayout:
     events: Path
     gates: Path
     """Rate-limit gates, one file a credential, shared by all workers of the directory."""
+    pipes: Path
+    orchestrator_triggers: Path
+    """Where workers tell the orchestrator of results and failures."""
+    hooks_config: Path
+    """Rules that say which hook events become triggers, a file a worker."""
 
     @classmethod
     def under(cls, shared: Path, worker: str) -> WorkerLayout:
         """Return the layout of `worker` with every directory at its default place below `shared`."""
         return cls(
+            shared=shared,
             triggers=shared / "triggers" / worker,
             tasks=shared / "tasks" / worker,
             results=shared / "results" / worker,
@@ -45,6 +54,9 @@ class WorkerLayout:
             logs=shared / "watcher-logs",
             events=shared / "events" / worker,
             gates=shared / "gates",
+            pipes=shared / "pipes",
+            orchestrator_triggers=shared / "triggers" / ORCHESTRATOR,
+            hooks_config=shared / "hooks-config",
         )
 
     @property
@@ -90,3 +102,15 @@ class WorkerLayout:
     def log(self, worker: str) -> Path:
         """Return the log file of `worker`."""
         return self.logs / f"{worker}-watcher.log"
+
+    def tool_use_log(self, worker: str) -> Path:
+        """Return the log of the tools that the agents of `worker` used."""
+        return self.logs / f"{worker}-tool-use.log"
+
+    def control_pipe(self, worker: str) -> Path:
+        """Return the pipe by which `worker` is told what to do."""
+        return self.pipes / f"{worker}-control"
+
+    def status_pipe(self, worker: str) -> Path:
+        """Return the pipe on which `worker` answers and tells what happens."""
+        return self.pipes / f"{worker}-status"

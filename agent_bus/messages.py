@@ -197,3 +197,11 @@ class Event(BaseModel):
     worker: str
     task_id: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
+
+
+def encode_event(event: Event) -> bytes:
+    """Return the event as JSON on one line; what JSON cannot hold (half a character) becomes a question mark."""
+    try:
+        return event.model_dump_json().encode()
+    except ValueError:
+        return json.dumps(event.model_dump(), default=str, ensure_ascii=False).encode("utf-8", "replace")

@@ -12,8 +12,9 @@ import anyio
 from agent_bus.errors import QueueUnavailable
 from agent_bus.logs import JsonLines, SharedRotatingFile, TerminalLines
 from worker_service.agents.choice import AgentUnavailable
+from worker_service.environment import SettingsError
 from worker_service.service import run_worker
-from worker_service.settings import SettingsError, WorkerSettings, read_settings
+from worker_service.settings import WorkerSettings, read_settings
 from worker_service.sidecar import SidecarUnavailable
 
 _USAGE = "usage: python -m worker_service [NAME]    (all settings come from the environment, see docs/settings.md)"

@@ -31,8 +31,9 @@ from worker_service.bell import Bell
 from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.metrics import Metrics
+from worker_service.modes import Activation
 from worker_service.probe import Prober
-from worker_service.settings import AgentKind, Mode, WorkerSettings
+from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import Sidecar, listen, make_app, serve
 from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.wakeups.watcher import Watcher
@@ -96,7 +97,7 @@ class Worker:
             self.bell,
             self.metrics,
             worker=settings.worker,
-            use_inotify=settings.mode is Mode.EVENT_DRIVEN,
+            use_inotify=settings.wake_ups.activation is Activation.INOTIFY,
             poll_interval_s=settings.poll_interval_s,
             rescan_interval_s=settings.rescan_interval_s,
         )

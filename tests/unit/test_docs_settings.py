@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator_service.team import TeamError, read_team
-from worker_service.settings import SECRET_VARIABLES
+from worker_service.environment import SECRET_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "settings.md"
-SOURCE = REPOSITORY / "worker_service" / "settings.py"
+SOURCES = [REPOSITORY / "worker_service" / name for name in ("settings.py", "modes.py")]
 
 
 def _rows(heading: str) -> dict[str, list[str]]:
@@ -35,9 +35,9 @@ def _rows(heading: str) -> dict[str, list[str]]:
 
 
 def _calls() -> dict[str, ast.Call]:
-    """Return the calls in settings.py that read a variable, the last one of each."""
+    """Return the calls that read a variable, the last one of each."""
     calls: dict[str, ast.Call] = {}
-    for node in ast.walk(ast.parse(SOURCE.read_text())):
+    for node in (node for source in SOURCES for node in ast.walk(ast.parse(source.read_text()))):
         if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
             continue
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from worker_service.settings import AgentKind, Mode, SettingsError, WorkerSettings, agent_environment, read_settings
+from worker_service.agent_environment import agent_environment
+from worker_service.environment import SettingsError
+from worker_service.modes import Activation, Mode
+from worker_service.settings import AgentKind, Isolation, WorkerSettings, read_settings
 
 
 def read(**environ: str) -> WorkerSettings:
@@ -25,6 +28,15 @@ GOOD: list[tuple[str, str, Callable[[WorkerSettings], object], object]] = [
     ("WORKER_MODE", "polling", lambda s: (s.mode, s.slots), (Mode.POLLING, 1)),
     ("ACTIVATION_WRAPPER", "1", lambda s: (s.mode, s.slots), (Mode.EVENT_DRIVEN, 10)),
     ("ACTIVATION_WRAPPER", "off", lambda s: s.mode, Mode.POLLING),
+    ("HOOKS_MODE", "1", lambda s: (s.mode, s.slots), (Mode.HOOKS, 5)),
+    ("WORKER_MODE", "hooks", lambda s: (s.mode, s.slots), (Mode.HOOKS, 5)),
+    ("WORKER_MODE", "hybrid", lambda s: (s.mode, s.slots), (Mode.HYBRID, 10)),
+    ("PIPE_DIR", "/x", lambda s: s.layout.control_pipe("a"), Path("/x/a-control")),
+    ("HOOKS_CONFIG", "/x.json", lambda s: s.hooks_config, Path("/x.json")),
+    ("HOOK_TOKEN", "t", lambda s: s.hook_token, "t"),
+    ("HOOK_TIMEOUT", "2", lambda s: s.hook_timeout_s, 2.0),
+    ("AGENT_ISOLATION", "off", lambda s: s.claude.isolation, Isolation.OFF),
+    ("REDIS_LEASE", "5", lambda s: s.redis_lease_s, 5.0),
     ("AGENT", "echo", lambda s: s.agent, AgentKind.ECHO),
     ("AGENT_COMMAND", "tr 'a b' x", lambda s: s.command, ("tr", "a b", "x")),
     ("MAX_CONCURRENT", "7", lambda s: s.slots, 7),
@@ -68,10 +80,11 @@ BAD = [
     ("WORKER_NAME", "x" * 64),
     ("WORKER_NAME", "marie\n"),
     ("WORKER_MODE", "fast"),
-    ("WORKER_MODE", "hybrid"),
-    ("HOOKS_MODE", "1"),
     ("HOOKS_MODE", "maybe"),
     ("ACTIVATION_WRAPPER", "2"),
+    ("REDIS_LEASE", "0"),
+    ("HOOK_TIMEOUT", "0"),
+    ("AGENT_ISOLATION", "maybe"),
     ("AGENT", "gpt"),
     ("AGENT", "command"),
     ("AGENT_COMMAND", "echo 'x"),
@@ -139,11 +152,61 @@ def test_a_name_must_be_given_and_the_argument_wins() -> None:
 
 
 def test_the_activation_mode_counts_only_with_the_wrapper() -> None:
-    assert read(ACTIVATION_WRAPPER="1", ACTIVATION_MODE="polling").mode is Mode.POLLING
+    by_timer = read(ACTIVATION_WRAPPER="1", ACTIVATION_MODE="polling")
+    assert (by_timer.mode, by_timer.slots) == (Mode.EVENT_DRIVEN, 10)
+    assert by_timer.wake_ups.activation is Activation.POLLING
     assert read(ACTIVATION_MODE="inotify").mode is Mode.POLLING
     assert read(WORKER_MODE="polling", ACTIVATION_WRAPPER="1").mode is Mode.POLLING
     with pytest.raises(SettingsError, match=r"^ACTIVATION_MODE is 'x'"):
         read(ACTIVATION_WRAPPER="1", ACTIVATION_MODE="x")
+
+
+WAKE_UPS = [
+    ({}, Mode.POLLING, Activation.POLLING, False, False, False),
+    ({"ACTIVATION_WRAPPER": "1"}, Mode.EVENT_DRIVEN, Activation.INOTIFY, False, True, False),
+    ({"ACTIVATION_WRAPPER": "1", "ACTIVATION_MODE": "redis"}, Mode.EVENT_DRIVEN, Activation.REDIS, False, True, False),
+    (
+        {"ACTIVATION_WRAPPER": "1", "ACTIVATION_MODE": "polling"},
+        Mode.EVENT_DRIVEN,
+        Activation.POLLING,
+        False,
+        False,
+        False,
+    ),
+    ({"HOOKS_MODE": "1"}, Mode.HOOKS, Activation.INOTIFY, True, True, True),
+    ({"HOOKS_MODE": "1", "ACTIVATION_WRAPPER": "1"}, Mode.HYBRID, Activation.INOTIFY, True, True, True),
+    ({"WORKER_MODE": "polling", "HOOKS_MODE": "1"}, Mode.POLLING, Activation.POLLING, False, False, False),
+    ({"WORKER_MODE": "event-driven", "HOOKS_MODE": "1"}, Mode.EVENT_DRIVEN, Activation.INOTIFY, False, True, False),
+]
+
+
+@pytest.mark.parametrize(("environ", "mode", "activation", "pipes", "redis", "bridges"), WAKE_UPS)
+def test_each_mode_has_the_sources_of_its_row(
+    environ: dict[str, str], mode: Mode, activation: Activation, pipes: bool, redis: bool, bridges: bool
+) -> None:
+    found = read(**environ, SHARED_DIR="/x", REDIS_URL="redis://h").wake_ups
+    assert (found.mode, found.activation, found.pipes, found.redis) == (mode, activation, pipes, redis)
+    assert found.bridges_hooks is bridges
+    if activation is not Activation.REDIS:
+        assert not read(**environ).wake_ups.redis
+
+
+def test_a_bell_on_redis_needs_a_redis() -> None:
+    with pytest.raises(SettingsError, match=r"^ACTIVATION_MODE is 'redis' and REDIS_URL is not set"):
+        read(ACTIVATION_WRAPPER="1", ACTIVATION_MODE="redis")
+
+
+def test_with_redis_and_no_shared_directory_the_worker_lives_on_redis_alone() -> None:
+    settings = read(WORKER_MODE="event-driven", REDIS_URL="redis://h")
+    assert not settings.serves_files
+    assert settings.wake_ups.activation is Activation.REDIS
+    assert not settings.layout.triggers.is_relative_to("/shared")
+    assert read(WORKER_MODE="event-driven", REDIS_URL="redis://h", SHARED_DIR="/x").serves_files
+    assert read(WORKER_MODE="event-driven").serves_files
+
+
+def test_a_secret_shows_in_no_text_of_the_settings() -> None:
+    assert "hunter2" not in repr(read(REDIS_URL="redis://:hunter2@h", HOOK_TOKEN="hunter2"))
 
 
 def test_an_instance_name_is_never_used_again() -> None:
@@ -151,7 +214,7 @@ def test_an_instance_name_is_never_used_again() -> None:
 
 
 @pytest.mark.parametrize(
-    "variable", ["REDIS_URL", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"]
+    "variable", ["REDIS_URL", "HOOK_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"]
 )
 def test_a_secret_may_come_from_a_file(tmp_path: Path, variable: str) -> None:
     path = tmp_path / "secret"
@@ -159,6 +222,8 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path, variable: str) -> None:
     settings = read(**{f"{variable}_FILE": str(path)})
     if variable == "REDIS_URL":
         assert settings.redis_url == "redis://:pw@h"
+    elif variable == "HOOK_TOKEN":
+        assert settings.hook_token == "redis://:pw@h"
     else:
         assert settings.agent_environment == {variable: "redis://:pw@h"}
 
