@@ -45,6 +45,13 @@ class Metrics:
         self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
         self.parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
         self.fallbacks = self._counter("fallbacks", "Changes of the wake-up source.", "from", "to")
+        self.pipe_drops = self._counter(
+            "pipe_drops", "Lines for the status pipe that nobody took, by reason.", "reason"
+        )
+        self.control_commands = self._counter(
+            "control_commands", "Commands carried out, by command and by where they came from.", "command", "source"
+        )
+        self.control_errors = self._counter("control_errors", "Lines that were no command, by source.", "source")
         self.results_refused = self._counter("results_refused", "Results not stored since another one was there first.")
         self.result_retries = self._counter("result_retries", "Failed attempts to store a result.")
 
