@@ -29,7 +29,6 @@ from worker_service.control import ControlDesk
 from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.metrics import Metrics
-from worker_service.modes import Activation
 from worker_service.pipe_pair import PipePair
 from worker_service.probe import Prober
 from worker_service.pulse import Pulse
@@ -103,7 +102,7 @@ class Worker:
             self.bell,
             self.metrics,
             worker=settings.worker,
-            use_inotify=settings.wake_ups.activation is Activation.INOTIFY,
+            activation=settings.wake_ups.activation,
             poll_interval_s=settings.poll_interval_s,
             rescan_interval_s=settings.rescan_interval_s,
         )
