@@ -19,7 +19,8 @@ import anyio
 from agent_bus import redis_keys
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.errors import DeadLetterReason, QueueUnavailable, TriggerRejected
-from agent_bus.messages import Result, TaskError, TaskStatus, encode_result, utc_now
+from agent_bus.heartbeats import MISSED_BEATS
+from agent_bus.messages import Heartbeat, Result, TaskError, TaskStatus, encode_result, utc_now
 from agent_bus.queue import Claim
 from agent_bus.redis_caller import Argument, RedisCaller
 from agent_bus.redis_entries import Refused
@@ -162,6 +163,16 @@ class RedisQueue:
             QueueUnavailable: Redis did not take it.
         """
         await self.caller.command("SET", self.keys.cancel(task_id), b"1", "EX", redis_keys.INDEX_TTL_S)
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Store the instance's heartbeat; it vanishes when three in a row are missed.
+
+        Raises:
+            QueueUnavailable: Redis did not take it.
+        """
+        expiry_ms = max(1, int(1000 * MISSED_BEATS * heartbeat.interval_seconds))
+        body = heartbeat.model_dump_json().encode()
+        await self.caller.command("SET", self.keys.heartbeat(heartbeat.instance), body, "PX", expiry_ms)
 
     async def enqueue_activated(self, message: bytes, task_id: str | None = None) -> bool:
         """Put a task that came as a message into the stream; False when another replica did so.
