@@ -74,6 +74,10 @@ class JoinedQueue:
         """Set the task aside where it came from."""
         await self._of(claim).bury(claim, reason, message, result)
 
+    async def request_cancel(self, task_id: str) -> bool:
+        """Have the task end where it waits, in one of the two or in both."""
+        return any([await queue.request_cancel(task_id) for queue in (self._file, self._redis)])
+
     def depth(self) -> int:
         """Return how many wait in both."""
         return self._file.depth() + self._redis.depth()

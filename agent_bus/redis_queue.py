@@ -156,13 +156,14 @@ class RedisQueue:
         """Return how many tasks wait, as Redis told with the last answer."""
         return self._turns.depth
 
-    async def request_cancel(self, task_id: str) -> None:
-        """Ask for the end of a task that waits; it is answered as cancelled when its turn comes.
+    async def request_cancel(self, task_id: str) -> bool:
+        """Ask for the end of a task that waits, or will; it is answered as cancelled when its turn comes.
 
         Raises:
             QueueUnavailable: Redis did not take it.
         """
         await self.caller.command("SET", self.keys.cancel(task_id), b"1", "EX", redis_keys.INDEX_TTL_S)
+        return True
 
     async def beat(self, heartbeat: Heartbeat) -> None:
         """Store the instance's heartbeat; it vanishes when three in a row are missed.
