@@ -8,7 +8,7 @@ from typing import Any
 
 from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable
-from agent_bus.redis_connection import explain, failures, make_client
+from agent_bus.redis_connection import close_client, explain, failures, make_client
 from agent_bus.redis_scripts import Script
 from agent_bus.redis_url import RedisAddress, RedisKind
 
@@ -78,7 +78,7 @@ class RedisCaller:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self.client.aclose()
+        await close_client(self.client)
 
     async def _make_group(self, stream: str) -> None:
         try:

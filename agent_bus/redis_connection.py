@@ -36,6 +36,7 @@ _MEANINGS = (
     ("CLUSTERDOWN", "its cluster is down: not all slots are served"),
     ("cluster support disabled", "it is no cluster; use redis:// instead of redis+cluster://"),
     ("Cluster mode is not enabled", "it is no cluster; use redis:// instead of redis+cluster://"),
+    ("No master found", "its sentinels know no master of that name that is up"),
     ("DB index is out of range", "it has no database of that number"),
 )
 
@@ -129,6 +130,17 @@ def make_blocking_client(address: RedisAddress) -> redis.Redis | redis.RedisClus
             return redis.Redis(**_place(address), db=address.db, retry=retry, **_tls(address), **common)
 
 
+async def close_client(client: Any) -> None:
+    """Close all connections: those to the sentinels too, and those of a cluster that could not be used."""
+    await client.aclose()
+    nodes = getattr(client, "nodes_manager", None)
+    for node in [*nodes.startup_nodes.values(), *nodes.nodes_cache.values()] if nodes is not None else ():
+        await node.disconnect()
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager is not None else ():
+        await sentinel.aclose()
+
+
 def explain(error: BaseException, address: RedisAddress) -> str:
     """Say in one sentence, without a password, what is wrong with this Redis."""
     text = " ".join(str(error).split())
@@ -146,7 +158,8 @@ def failures() -> tuple[type[BaseException], ...]:
     """Return what a command may raise when Redis is away or refuses it."""
     import redis.exceptions
 
-    return redis.exceptions.RedisError, OSError, TimeoutError
+    # The clusters' errors are no RedisError.
+    return redis.exceptions.RedisError, redis.exceptions.RedisClusterException, OSError, TimeoutError
 
 
 def _untyped(made: Any) -> Any:

@@ -86,3 +86,26 @@ def test_reading_the_url_does_not_load_the_library() -> None:
     program = "import sys, agent_bus.redis_url, agent_bus.redis_connection; print('redis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "client_name=me",
+        "health_check_interval=5",
+        "max_connections=9",
+        "protocol=3",
+        "require_full_coverage=no",
+        "socket_connect_timeout=1",
+        "socket_keepalive=yes",
+        "socket_read_size=4096",
+        "sentinel_password=x&sentinel_username=y",
+        "ssl_ca_certs=a&ssl_ca_path=b&ssl_ca_data=c&ssl_cert_reqs=none&ssl_check_hostname=no",
+        "ssl_certfile=a&ssl_keyfile=b&ssl_password=c&ssl_ciphers=d&ssl_min_version=771",
+    ],
+)
+@pytest.mark.parametrize("place", ["rediss://h", "rediss+sentinel://h/main"])
+def test_every_option_is_one_that_the_library_takes(place: str, option: str) -> None:
+    address = parse_redis_url(f"{place}?{option}")
+    for client in (make_client(address), make_blocking_client(address)):
+        assert client.connection_pool.make_connection() is not None  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import anyio
 
-from agent_bus.redis_connection import explain, failures, make_client, make_pubsub_clients
+from agent_bus.redis_connection import close_client, explain, failures, make_client, make_pubsub_clients
 from agent_bus.redis_keys import CONTROL_ALL_CHANNEL, GATES_CHANNEL, WorkerKeys
 from agent_bus.redis_url import RedisAddress
 
@@ -200,7 +200,7 @@ class RedisLink:
                         self.dropped += len(batch)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
-                await client.aclose()
+                await close_client(client)
 
     async def _send(self, client: Any, batch: list[tuple[str, bytes]]) -> None:
         pipe = client.pipeline(transaction=False) if len(batch) > 1 and hasattr(client, "connection_pool") else None
@@ -217,6 +217,6 @@ class RedisLink:
 async def _close(link: _Link) -> None:
     try:
         await link.pubsub.aclose()
-        await link.client.aclose()
+        await close_client(link.client)
     except Exception:
         log.debug("the link did not close cleanly", exc_info=True)
