@@ -48,6 +48,7 @@ class Dispatcher:
         self._occupied = 0
         self._carrying = 0
         self._woken = 0
+        self._rings = 0
         self._yield_at = 0.0
         self._accepting = True
         self._paused = False
@@ -171,6 +172,7 @@ class Dispatcher:
     # -- slots
 
     def _wake_one(self) -> None:
+        self._rings += 1
         # Whoever leaves a slot looks at the queue himself, so a ring beyond the free slots wakes nobody.
         while self._resting and self._occupied + self._woken < self._settings.slots:
             rest = self._resting.pop()
@@ -208,6 +210,7 @@ class Dispatcher:
             if self._has_room():
                 if self.trouble() is None or (self._accepting and not self._paused and self._claim_trouble is not None):
                     self._occupied += 1
+                    rings = self._rings
                     claim = None
                     try:
                         claim = await self._try_claim()
@@ -216,6 +219,10 @@ class Dispatcher:
                             self._occupied -= 1
                     if claim is not None:
                         return claim
+                    if self._rings != rings and self._claim_trouble is None:
+                        # While this slot was asking, something came that it may have looked for too early; the ring
+                        # found no slot to wake if all of them were asking.
+                        continue
                 elif (notice := self.parked()) is not None:
                     self._ring_when_open(notice.until)
             rest = asyncio.get_running_loop().create_future()
