@@ -139,3 +139,21 @@ async def test_a_cluster_keeps_the_indexes_beside_their_stream(tmp_path: Path) -
         async with replica(f"redis+cluster://127.0.0.1:{single.port}") as one:
             assert await one.none_left()
             assert "no cluster" in (one.queue.trouble or "")
+
+
+def documented_rights() -> list[str]:
+    page = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
+    patterns, _, rest = page.read_text().partition("list needs `")[2].partition("`")
+    return [*patterns.split(), *rest.partition("`")[2].partition("`")[0].split()]
+
+
+async def test_a_user_with_the_documented_rights_suffices(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "redis") as server:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "worker", "on", ">sesam", *documented_rights())
+        await go_round(f"redis://worker:sesam@127.0.0.1:{server.port}")
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "nobody", "on", ">sesam", "~other:*", "+@all")
+        async with replica(f"redis://nobody:sesam@127.0.0.1:{server.port}") as one:
+            assert await one.none_left()
+            assert "access list" in (one.queue.trouble or "")
