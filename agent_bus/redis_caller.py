@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from agent_bus.redis_wire import Wire
 
 Argument = str | bytes | int | float
+
+_NOT_THE_MASTER: Final = ("READONLY", "MASTERDOWN", "LOADING")
 
 
 class RedisCaller:
@@ -130,6 +132,9 @@ class RedisCaller:
         was_connected, self.connected = self.connected, False
         self.answered_since = None
         self.trouble = told
+        if self._wire is not None and any(sign in str(error) for sign in _NOT_THE_MASTER):
+            # The sentinels are asked anew who the master is.
+            self._wire.abandon()
         if was_connected:
             for listener in self.on_change:
                 listener(False)

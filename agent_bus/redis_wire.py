@@ -89,6 +89,10 @@ class Wire(asyncio.Protocol):
         await self._closed
         await self._connection.disconnect(nowait=True)
 
+    def abandon(self) -> None:
+        """Use it no more: it leads to a server that is not the right one any longer."""
+        self._break(redis.exceptions.ConnectionError("the connection was given up"))
+
     def _too_late(self) -> None:
         self._deadline = None
         self._break(redis.exceptions.TimeoutError("no answer in time"))

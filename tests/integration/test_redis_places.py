@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
 
 from agent_bus.errors import DeadLetterReason
 from agent_bus.messages import TaskStatus
 from agent_bus.redis_client import RedisClient
 from agent_bus.redis_url import parse_redis_url
-from tests.integration.redis_harness import answer, replica
+from tests.integration.redis_harness import answer, replica, submit
 from tests.redis_server import RedisServer, free_port, running_redis
 from tests.waiting import async_wait_until, wait_until
 from worker_service.wakeups.pubsub import LinkListener, RedisLink
@@ -127,6 +128,32 @@ def watched_master(tmp_path: Path) -> Iterator[tuple[RedisServer, int]]:
 async def test_the_master_is_found_through_a_sentinel(watched_master: tuple[RedisServer, int]) -> None:
     _, port = watched_master
     await go_round(f"redis+sentinel://:sesam@127.0.0.1:{port}/main/2")
+
+
+async def test_a_fail_over_is_followed(watched_master: tuple[RedisServer, int], tmp_path: Path) -> None:
+    master, port = watched_master
+    options = ["--replicaof", "127.0.0.1", str(master.port), "--masterauth", "sesam", "--repl-diskless-sync-delay", "0"]
+    with running_redis(tmp_path / "replica", *options, password="sesam") as other, redis.Redis(port=port) as sentinel:
+        with master.client() as client:
+            client.config_set("masterauth", "sesam")
+            # A hand-over that is asked for waits until the replica has everything.
+            await asyncio.to_thread(wait_until, lambda: client.wait(1, 100))
+        async with replica(f"redis+sentinel://:sesam@127.0.0.1:{port}/main") as one:
+            submit(master, task_id="before")
+            claim = await one.next()
+            assert await one.queue.complete(claim, answer(claim))
+
+            # What a fail-over comes to, without the half minute that sentinels take for one.
+            with master.client() as old, other.client() as new:
+                new.replicaof("NO", "ONE")
+                sentinel.execute_command("SENTINEL", "REMOVE", "main")
+                sentinel.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", other.port, 1)
+                sentinel.execute_command("SENTINEL", "SET", "main", "auth-pass", "sesam")
+                old.replicaof("127.0.0.1", str(other.port))
+            submit(other, task_id="after")
+            claim = await one.next(timeout=15)
+            assert claim.task.task_id == "after"
+            assert await one.queue.complete(claim, answer(claim))
 
 
 async def test_a_cluster_keeps_the_indexes_beside_their_stream(tmp_path: Path) -> None:
