@@ -8,19 +8,22 @@ connections open and says nothing.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 import anyio
 
 from agent_bus.redis_connection import close_client, explain, failures, make_client, make_pubsub_clients
 from agent_bus.redis_keys import CONTROL_ALL_CHANNEL, GATES_CHANNEL, WorkerKeys
-from agent_bus.redis_url import RedisAddress
+from agent_bus.redis_scripts import script
+from agent_bus.redis_url import RedisAddress, RedisKind
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,8 @@ _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _MOST_OUTGOING: Final = 1000
 _MOST_IN_ONE_WRITE: Final = 100
+_BUSY_S: Final = 0.02
+_GATHER_S: Final = 0.005
 
 
 def _no_message(message: bytes) -> None:
@@ -78,6 +83,7 @@ class RedisLink:
         self._ping_s = ping_s
         self._heard_at: float | None = None
         self._failures = failures()
+        self._script = script("publish")
         self._outgoing: deque[tuple[str, bytes]] = deque()
         self._any_outgoing = asyncio.Event()
         self._told_down = False
@@ -187,9 +193,13 @@ class RedisLink:
 
     async def _send_forever(self) -> None:
         client: Any = make_client(self._address)
+        sent_at = 0.0
         try:
             while True:
                 await self._any_outgoing.wait()
+                if time.monotonic() - sent_at < _BUSY_S:
+                    # One message goes at once; in a stream of them each write costs more than a little wait.
+                    await asyncio.sleep(_GATHER_S)
                 self._any_outgoing.clear()
                 while self._outgoing:
                     batch = [self._outgoing.popleft() for _ in range(min(_MOST_IN_ONE_WRITE, len(self._outgoing)))]
@@ -198,20 +208,25 @@ class RedisLink:
                     except self._failures:
                         # The subscription tells of the loss; it finds out by itself.
                         self.dropped += len(batch)
+                sent_at = time.monotonic()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
                 await close_client(client)
 
     async def _send(self, client: Any, batch: list[tuple[str, bytes]]) -> None:
-        pipe = client.pipeline(transaction=False) if len(batch) > 1 and hasattr(client, "connection_pool") else None
-        if pipe is None:
+        if self._address.kind is RedisKind.CLUSTER:
             for channel, message in batch:
                 await client.execute_command("PUBLISH", channel, message)
             return
-        async with pipe:
-            for channel, message in batch:
-                pipe.execute_command("PUBLISH", channel, message)
-            await pipe.execute()
+        # Many messages as one command: to make and to take in a command each costs more than the message.
+        for channel, group in itertools.groupby(batch, key=itemgetter(0)):
+            messages = [message for _, message in group]
+            try:
+                await client.execute_command("EVALSHA", self._script.sha, 0, channel, *messages)
+            except self._failures as error:
+                if "NOSCRIPT" not in str(error) and "No matching script" not in str(error):
+                    raise
+                await client.execute_command("EVAL", self._script.text, 0, channel, *messages)
 
 
 async def _close(link: _Link) -> None:
