@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from worker_service.agents.claude_sessions import ClaudeSessions
+    from worker_service.hooks.bridge import HookBridge
 
 
 class ClaudeAgent:
@@ -29,13 +30,17 @@ class ClaudeAgent:
         """Use the program `cli`."""
         self._settings = settings
         self._cli = cli
+        self.bridge: HookBridge | None = None
+        """Where hook events go; to be set before `serve_forever`. None runs the sessions without hooks."""
+        self.isolated = False
+        """Whether shell commands run isolated; to be set before `serve_forever`."""
         self._loaded = anyio.Event()
         self._sessions: ClaudeSessions | None = None
 
     async def serve_forever(self) -> None:
         """Import the SDK, then keep processes warm."""
         module = await anyio.to_thread.run_sync(importlib.import_module, "worker_service.agents.claude_sessions")
-        self._sessions = module.ClaudeSessions(self._settings, self._cli)
+        self._sessions = module.ClaudeSessions(self._settings, self._cli, self.bridge, isolated=self.isolated)
         self._loaded.set()
         await self._sessions.pool.serve_forever()
 
