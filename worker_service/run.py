@@ -10,6 +10,7 @@ import sys
 import anyio
 
 from agent_bus.errors import QueueUnavailable
+from agent_bus.hook_rules import RuleError
 from agent_bus.logs import JsonLines, SharedRotatingFile, TerminalLines
 from worker_service.agents.choice import AgentUnavailable
 from worker_service.environment import SettingsError
@@ -19,6 +20,7 @@ from worker_service.sidecar import SidecarUnavailable
 
 _USAGE = "usage: python -m worker_service [NAME]    (all settings come from the environment, see docs/settings.md)"
 _WRONG_SETTING = 2
+_REFUSALS = (SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable, RuleError)
 
 
 def main() -> int:
@@ -33,10 +35,10 @@ def main() -> int:
         open_log(settings)
         spare_the_collector()
         anyio.run(run_worker, settings)
-    except (SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable) as error:
+    except _REFUSALS as error:
         return _refuse(error)
     except BaseExceptionGroup as group:
-        wrong, rest = group.split((SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable))
+        wrong, rest = group.split(_REFUSALS)
         if wrong is None or rest is not None:
             raise
         return _refuse(next(iter(_leaves(wrong))))

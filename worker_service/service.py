@@ -27,9 +27,11 @@ from agent_bus.messages import Heartbeat, WorkerStatus, utc_now
 from agent_bus.queue import TriggerEvent
 from worker_service.agents.base import Agent
 from worker_service.agents.choice import make_agent
+from worker_service.agents.claude import ClaudeAgent
 from worker_service.bell import Bell
 from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
+from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
 from worker_service.modes import Activation
 from worker_service.probe import Prober
@@ -50,12 +52,14 @@ class Worker:
         """Wire the parts; nothing runs yet.
 
         Raises:
+            agent_bus.hook_actions.RuleError: the file of hook rules is wrong.
             agent_bus.errors.QueueUnavailable: a directory cannot be used.
         """
         self.settings = settings
         self.agent = agent
         self.http_port: int = listener.getsockname()[1]
         self.metrics = Metrics(settings.worker)
+        self.hooks = self._bridge_hooks(agent)
         self.bell = Bell()
         self._status = WorkerStatus.STARTING
         self._beat_failed = False
@@ -110,6 +114,22 @@ class Worker:
             interval_s=settings.probe_interval_s,
         )
         self.health = Health(dispatcher=self.dispatcher, watcher=self.watcher, prober=self.prober, agent=agent)
+
+    def _bridge_hooks(self, agent: Agent) -> HookBridge | None:
+        settings = self.settings
+        if not settings.wake_ups.bridges_hooks:
+            return None
+        told = HookSettings(
+            worker=settings.worker,
+            layout=settings.layout,
+            rules=settings.hooks_config,
+            timeout_s=settings.hook_timeout_s,
+        )
+        bridge = HookBridge(told, self.metrics)
+        bridge.reload()
+        if isinstance(agent, ClaudeAgent):
+            agent.bridge = bridge
+        return bridge
 
     # -- what the queue tells (agent_bus.file_queue.QueueObserver)
 
@@ -254,7 +274,15 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
     agent = agent if agent is not None else make_agent(settings)
     with listen(settings.http_host, settings.http_port) as listener:
         worker = Worker(settings, agent, listener)
-        sidecar = Sidecar(make_app(worker.health, worker.metrics, worker.refresh_metrics))
+        sidecar = Sidecar(
+            make_app(
+                worker.health,
+                worker.metrics,
+                worker.refresh_metrics,
+                hooks=worker.hooks,
+                hook_token=settings.hook_token,
+            )
+        )
         try:
             async with anyio.create_task_group() as parts, anyio.create_task_group() as workings:
                 await parts.start(serve, sidecar, listener)
@@ -275,6 +303,8 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
         finally:
             with anyio.CancelScope(shield=True):
                 await agent.aclose()
+            if worker.hooks is not None:
+                worker.hooks.close()
             worker.queue.close()
             worker.stopped()
 
