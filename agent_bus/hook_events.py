@@ -1,4 +1,7 @@
-"""What Claude Code's hooks tell, as one record: read from the JSON that a hook is given, written as an event's data."""
+"""What Claude Code's hooks tell, as one record: read from the JSON that a hook is given, written as an event's data.
+
+Light to import: `codehornets hook` is a process of its own for each event, and most of its time is what it imports.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from agent_bus.errors import BusError
-from agent_bus.messages import utc_now
 
 HOOKS: Final = (
     "UserPromptSubmit",
@@ -89,7 +91,7 @@ class HookEvent:
     hook: str
     """One of `HOOKS`, or `OnError`."""
     worker: str
-    timestamp: datetime = field(default_factory=utc_now)
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
     task_id: str | None = None
     session_id: str | None = None
     source: Source = Source.HOOK

@@ -49,6 +49,9 @@ class ClaudeSessions:
         self._bridge = bridge
         self._isolated = isolated
         self._environment = dict(settings.agent_environment)
+        if bridge is not None:
+            # The hooks of `codehornets hooks install`, should the user have them, then leave these sessions alone.
+            self._environment["CODEHORNETS_WORKER"] = settings.worker
         if isolated:
             self._environment[SCRUB_VARIABLE] = "1"
         self._style = style_flags(settings.claude.output_style)
