@@ -35,6 +35,15 @@ class EventJournal:
             OSError: it cannot be written (a full disk, say); what was written before is whole.
         """
         record = Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data)
+        self.write(record)
+        return record
+
+    def write(self, record: Event) -> None:
+        """Write the line of an event that has its record already.
+
+        Raises:
+            OSError: it cannot be written; what was written before is whole.
+        """
         line = encode_event(record) + b"\n"
         if self._descriptor is None:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -45,7 +54,6 @@ class EventJournal:
         if written < len(line):
             os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{self._directory}/{self._task_id}.jsonl")
-        return record
 
     def close(self) -> None:
         """Close the file; a later `append` opens it again."""

@@ -17,17 +17,19 @@ from typing import Protocol
 
 import anyio
 
+from agent_bus.cancel_requests import CancelRequests
 from agent_bus.claim_names import ClaimName, original_name, parse_claim_name
 from agent_bus.claim_store import ClaimStore, Held
 from agent_bus.dead_letters import DeadLetter, DeadLetterBox
-from agent_bus.errors import BusError, DeadLetterReason, ResultNotStored, TriggerRejected
+from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable, ResultNotStored, TriggerRejected
 from agent_bus.files import read_untrusted
 from agent_bus.intake import Intake, IntakeSettings, Peeked, stamp_of
-from agent_bus.layout import CANCEL_SUFFIX, WorkerLayout
+from agent_bus.layout import TASK_SUFFIX, TRIGGER_SUFFIX, WorkerLayout
 from agent_bus.messages import Result, Task, encode_result
 from agent_bus.ownership import is_alive
 from agent_bus.queue import Claim, TriggerEvent
 from agent_bus.refusals import Refusals
+from agent_bus.result_notices import ResultNotices
 from agent_bus.result_store import ResultStore
 from agent_bus.session_locks import SessionStore
 from agent_bus.trigger_index import Entry, Source
@@ -35,9 +37,6 @@ from agent_bus.trigger_reader import TaskBody, make_task, read_body
 
 _BUSY_SESSION_RETRY_S = 1.0
 """Another replica works in the session: nothing tells when it is done, so look again after this long."""
-
-_MOST_CANCELS_KEPT = 10_000
-"""The tasks of most cancel markers run in other replicas; what is forgotten the next scan finds again."""
 
 _FAILED_CLAIM_RETRY_S = 1.0
 """A file that could not be claimed (a full disk, say) is tried again after this long."""
@@ -91,7 +90,14 @@ class FileQueue:
         self._limits = intake
         self._observer = observer
         self._store = ClaimStore(layout, instance)
-        self._results = ResultStore(layout.results, self._store.prefix, sync=sync_results, mend=self._store.mend)
+        self._notices = ResultNotices(layout.orchestrator_triggers, worker=worker, instance=instance)
+        self._results = ResultStore(
+            layout.results,
+            self._store.prefix,
+            sync=sync_results,
+            mend=self._store.mend,
+            notices=self._notices,
+        )
         self._refusals = Refusals(
             worker=worker,
             instance=instance,
@@ -104,7 +110,7 @@ class FileQueue:
         self._sessions = SessionStore(layout.sessions)
         self._held: dict[str, Held] = {}
         self._running_ids: set[str] = set()
-        self._cancelled_ids: dict[str, None] = {}
+        self._cancels = CancelRequests(layout.tasks)
         self.intake = Intake(layout, intake, self)
 
     @property
@@ -138,6 +144,10 @@ class FileQueue:
         if reclaimed:
             self._observer.ready()
         return len(reclaimed)
+
+    def prune_notices(self) -> int:
+        """Remove notices of results that nobody took for a day; slow where there are many."""
+        return self._notices.prune()
 
     # -- the queue's interface, see agent_bus.queue.Queue
 
@@ -225,6 +235,19 @@ class FileQueue:
         self._store.discard_note(held)
         self._forget(claim, held)
 
+    async def request_cancel(self, task_id: str) -> bool:
+        """Leave a cancel marker where the task waits, or runs in another replica."""
+        names = ((Source.TRIGGERS, f"task-{task_id}{TRIGGER_SUFFIX}"), (Source.TASKS, f"{task_id}{TASK_SUFFIX}"))
+        waits = any(os.access(self.intake.path_of(*place), os.F_OK) for place in names)
+        if not waits and not self.is_claimed(task_id):
+            return False
+        try:
+            self._cancels.mark(task_id)
+        except OSError as error:
+            raise QueueUnavailable(f"the cancel of {task_id} cannot be noted: {error.strerror or error}") from error
+        self.cancel(task_id)
+        return True
+
     # -- what the intake asks, see agent_bus.intake.IntakeHandler
 
     def ready(self) -> None:
@@ -263,16 +286,12 @@ class FileQueue:
 
     def cancel(self, task_id: str) -> None:
         """Take note of a cancel marker, for a running task or one to come."""
+        if task_id not in self._running_ids and self.is_settled(task_id):
+            self._cancels.remove_marker(task_id)
+            return
+        self._cancels.note(task_id, never_forget=self._running_ids)
         if task_id in self._running_ids:
-            self._cancelled_ids[task_id] = None
             self._observer.cancel_requested(task_id)
-        elif self.is_settled(task_id):
-            self._remove_cancel_marker(task_id)
-        else:
-            self._cancelled_ids[task_id] = None
-            if len(self._cancelled_ids) > _MOST_CANCELS_KEPT:
-                oldest = next(kept for kept in self._cancelled_ids if kept not in self._running_ids)
-                del self._cancelled_ids[oldest]
 
     def held_until(self, name: str) -> float:
         """Return when the released claim may be taken, in epoch seconds."""
@@ -363,7 +382,7 @@ class FileQueue:
             token=held.name.uid,
             session_id=session_id,
             notes=notes,
-            cancelled=task.task_id in self._cancelled_ids,
+            cancelled=task.task_id in self._cancels,
         )
 
     def _body_of(self, held: Held, peeked: Peeked | None) -> tuple[TaskBody, int]:
@@ -389,6 +408,7 @@ class FileQueue:
                 "to run it again, hand it in under a new task_id",
             )
         # The earlier owner died between writing the result and letting go.
+        self._results.tell_again(task.task_id)
         self._store.discard(held)
         self._unlock_session(held)
         return True
@@ -402,9 +422,7 @@ class FileQueue:
     def _forget(self, claim: Claim, held: Held) -> None:
         task_id = claim.task.task_id
         self._running_ids.discard(task_id)
-        if task_id in self._cancelled_ids:
-            del self._cancelled_ids[task_id]
-            self._remove_cancel_marker(task_id)
+        self._cancels.settle(task_id)
         self._let_go(claim.token, held)
         self._end_session(claim)
 
@@ -422,7 +440,3 @@ class FileQueue:
         if held.session_lock is not None:
             SessionStore.unlock(held.session_lock)
             held.session_lock = None
-
-    def _remove_cancel_marker(self, task_id: str) -> None:
-        with suppress(OSError):
-            os.unlink(self._layout.tasks / f"{task_id}{CANCEL_SUFFIX}")

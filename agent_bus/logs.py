@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,23 @@ _PLAIN_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message
 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in record.__dict__.items() if key not in _PLAIN_FIELDS}
+
+
+class LineQuota:
+    """Allows so many lines a second: more than that nobody reads, and each costs as much as a small task."""
+
+    def __init__(self, lines_a_second: int) -> None:
+        self._allowed = lines_a_second
+        self._second = 0
+        self._lines = 0
+
+    def allows_one(self) -> bool:
+        """Take one line of this second's quota; False when it is used up."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._lines = second, 0
+        self._lines += 1
+        return self._lines <= self._allowed
 
 
 class JsonLines(logging.Formatter):

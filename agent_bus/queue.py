@@ -38,6 +38,8 @@ class Claim:
     """What `remember` stored earlier."""
     cancelled: bool = False
     """Somebody asked for its end before it began."""
+    transport: str = "file"
+    """Which queue it came from: `file` or `redis`."""
 
 
 class Queue(Protocol):
@@ -75,6 +77,9 @@ class Queue(Protocol):
 
     async def bury(self, claim: Claim, reason: DeadLetterReason, message: str, result: Result | None) -> None:
         """Set the task aside for good, with its reason and, where given, a failed result."""
+
+    async def request_cancel(self, task_id: str) -> bool:
+        """Have a waiting task end when it is claimed; False when no such task is known here."""
 
     def depth(self) -> int:
         """Return how many tasks wait, as far as is known without looking anew."""

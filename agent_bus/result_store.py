@@ -11,17 +11,28 @@ from agent_bus.errors import BusError, ResultNotStored
 from agent_bus.files import publish_once, write_new
 from agent_bus.group_commit import GroupCommit, is_in_memory
 from agent_bus.messages import Result, encode_result
+from agent_bus.result_notices import ResultNotices
 
 
 class ResultStore:
     """The result directory of one worker."""
 
-    def __init__(self, results: Path, staging: str, *, sync: bool, mend: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        results: Path,
+        staging: str,
+        *,
+        sync: bool,
+        mend: Callable[[], None],
+        notices: ResultNotices,
+    ) -> None:
         """Write to `results`, by way of `staging`, a path's beginning below which this instance has its own files.
 
         Staged files lie beside the results where `staging` is on another mount. With `sync` a result is on the disk
-        before it is visible, unless there is no disk below it. `mend` makes missing directories again.
+        before it is visible, unless there is no disk below it. `mend` makes missing directories again. `notices` are
+        told of each result that is there.
         """
+        self._notices = notices
         self._mend = mend
         self._results = results
         self._prefix = f"{results}/"
@@ -63,6 +74,7 @@ class ResultStore:
                 await self._commit.flushed()
         except OSError as error:
             raise self._not_stored(result, staged, error) from error
+        self._tell(result, stored)
         return stored
 
     def store_now(self, result: Result, uid: str) -> bool:
@@ -74,9 +86,24 @@ class ResultStore:
         staged = f"{self._staging}.{uid}.result"
         try:
             write_new(staged, encode_result(result))
-            return publish_once(staged, self.path(result.task_id))
+            stored = publish_once(staged, self.path(result.task_id))
         except OSError as error:
             raise self._not_stored(result, staged, error) from error
+        self._tell(result, stored)
+        return stored
+
+    def tell_again(self, task_id: str) -> None:
+        """Tell of a result that is there already; whoever wrote it may have died before it could."""
+        with suppress(OSError, ValueError):
+            standing = Result.model_validate_json(Path(self.path(task_id)).read_bytes())
+            self._tell(standing, stored=True)
+
+    def _tell(self, result: Result, stored: bool) -> None:
+        if not stored:
+            self.tell_again(result.task_id)
+            return
+        error = None if result.error is None else result.error.message
+        self._notices.tell(result.task_id, result.status, self.path(result.task_id), error)
 
     def _not_stored(self, result: Result, staged: str, error: OSError) -> ResultNotStored:
         with suppress(OSError):

@@ -28,7 +28,7 @@ from worker_service.task_runner import DispatchSettings, TaskRunner
 log = logging.getLogger(__name__)
 
 _MOST_STORING: Final = 128
-"""So many results may wait for one flush of the disk while their slots are used again."""
+"""So many results may wait for one flush of the disk, or one round to Redis, while their slots are used again."""
 _TURN_S: Final = 0.001
 """Fast tasks are done one after the other for so long before the rest of the worker has its turn."""
 _CLAIM_RETRY_S: Final = 1.0
@@ -46,9 +46,11 @@ class Dispatcher:
         self._runner = runner
         self._resting: list[asyncio.Future[None]] = []
         self._occupied = 0
+        self._carrying = 0
         self._woken = 0
         self._yield_at = 0.0
         self._accepting = True
+        self._paused = False
         self._graces: list[anyio.CancelScope] = []
         self._drained = False
         self._opens_at: datetime | None = None
@@ -79,8 +81,10 @@ class Dispatcher:
         """Say in one sentence why no task would be taken now, or None."""
         if not self._accepting:
             return "it is draining"
-        if self._runner.storing_trouble:
-            return next(iter(self._runner.storing_trouble.values()))
+        if self._paused:
+            return "it is paused until it is told to resume"
+        if (stuck := self._runner.holds_back()) is not None:
+            return stuck
         if self._claim_trouble is not None:
             return self._claim_trouble
         if (notice := self.parked()) is not None:
@@ -93,6 +97,20 @@ class Dispatcher:
         if self._bell.rung_since is not None:
             since.append(self._bell.rung_since)
         return time.monotonic() - min(since) if since else 0.0
+
+    @property
+    def paused(self) -> bool:
+        """Whether it was told to take nothing."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Take no new tasks; what runs goes on."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take tasks again."""
+        self._paused = False
+        self._bell.ring("resume")
 
     def cancel(self, task_id: str) -> bool:
         """End the task's run as cancelled; False when it does not run here."""
@@ -109,8 +127,9 @@ class Dispatcher:
         # A ring wakes a slot itself; hearing it here proves that the dispatcher's own loop is alive.
         self._bell.answer = self._wake_one
         async with anyio.create_task_group() as tasks:
-            # More than there are slots: whoever stores a result has left its slot to another.
-            for number in range(self._settings.slots + _MOST_STORING):
+            # More than there are slots: whoever stores a result has left its slot to another. Twice as many as that:
+            # while Redis is away the results of its tasks wait, and those of files must not wait behind them.
+            for number in range(2 * (self._settings.slots + _MOST_STORING)):
                 tasks.start_soon(self._serve, name=f"server {number}")
             while True:
                 await self._bell.heard()
@@ -165,11 +184,19 @@ class Dispatcher:
             claim = await self._next_claim()
             if self._queue.depth():
                 self._wake_one()
-            await self._runner.carry_out(claim, self._leave_slot)
+            self._carrying += 1
+            try:
+                await self._runner.carry_out(claim, self._leave_slot)
+            finally:
+                self._carrying -= 1
             # A fast agent never waits for anything: without this the other parts of the worker would starve.
             if time.monotonic() >= self._yield_at:
                 await asyncio.sleep(0)
                 self._yield_at = time.monotonic() + _TURN_S
+
+    def _has_room(self) -> bool:
+        storing = self._carrying - self._occupied - len(self._runner.storing_trouble)
+        return self._occupied < self._settings.slots and storing < _MOST_STORING
 
     def _leave_slot(self) -> None:
         self._occupied -= 1
@@ -178,8 +205,8 @@ class Dispatcher:
 
     async def _next_claim(self) -> Claim:
         while True:
-            if self._occupied < self._settings.slots:
-                if self.trouble() is None or (self._accepting and self._claim_trouble is not None):
+            if self._has_room():
+                if self.trouble() is None or (self._accepting and not self._paused and self._claim_trouble is not None):
                     self._occupied += 1
                     claim = None
                     try:

@@ -56,6 +56,13 @@ class Metrics:
         self.hook_requests_refused = self._counter(
             "hook_requests_refused", "Requests to /hooks that were refused, by why.", "reason"
         )
+        self.pipe_drops = self._counter(
+            "pipe_drops", "Lines for the status pipe that nobody took, by reason.", "reason"
+        )
+        self.control_commands = self._counter(
+            "control_commands", "Commands carried out, by command and by where they came from.", "command", "source"
+        )
+        self.control_errors = self._counter("control_errors", "Lines that were no command, by source.", "source")
         self.results_refused = self._counter("results_refused", "Results not stored since another one was there first.")
         self.result_retries = self._counter("result_retries", "Failed attempts to store a result.")
 

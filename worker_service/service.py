@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import logging
-import os
-import signal
 import socket
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import Final
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import anyio
+import anyio.to_thread
 
-from agent_bus import VERSION
 from agent_bus.claude_credentials import find_credential
 from agent_bus.dead_letters import DeadLetter
+from agent_bus.errors import BusError
 from agent_bus.file_queue import FileQueue
 from agent_bus.files import remove_stale
 from agent_bus.gates import Gate
-from agent_bus.heartbeats import is_alive, read_heartbeat, write_heartbeat
 from agent_bus.intake import IntakeSettings
-from agent_bus.messages import Heartbeat, WorkerStatus, utc_now
+from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import TriggerEvent
 from worker_service.agents.base import Agent
 from worker_service.agents.choice import make_agent
 from worker_service.agents.claude import ClaudeAgent
 from worker_service.bell import Bell
+from worker_service.broadcast import Broadcast
+from worker_service.control import ControlDesk
 from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
 from worker_service.modes import Activation
+from worker_service.pipe_pair import PipePair
 from worker_service.probe import Prober
+from worker_service.pulse import Pulse
 from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import Sidecar, listen, make_app, serve
 from worker_service.task_runner import DispatchSettings, TaskRunner
@@ -43,6 +43,7 @@ from worker_service.wakeups.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _LONGEST_LOGGED_BODY: Final = 2000
+_PRUNE_S: Final = 3600.0
 
 
 class Worker:
@@ -52,18 +53,22 @@ class Worker:
         """Wire the parts; nothing runs yet.
 
         Raises:
-            agent_bus.hook_actions.RuleError: the file of hook rules is wrong.
+            agent_bus.hook_rules.RuleError: the file of hook rules is wrong.
             agent_bus.errors.QueueUnavailable: a directory cannot be used.
         """
         self.settings = settings
         self.agent = agent
         self.http_port: int = listener.getsockname()[1]
         self.metrics = Metrics(settings.worker)
-        self.hooks = self._bridge_hooks(agent)
         self.bell = Bell()
-        self._status = WorkerStatus.STARTING
-        self._beat_failed = False
+        self.broadcast = Broadcast(settings.worker)
+        self.hooks = self._bridge_hooks(agent)
+        self.stop_asked = anyio.Event()
+        """Set when it was told to end."""
+        self.stops_patiently = False
+        """Whether the running tasks may then take their own time."""
         self._rings_told: Counter[str] = Counter()
+        self._drops_told: Counter[str] = Counter()
         layout = settings.layout
         self.queue = FileQueue(
             layout,
@@ -94,6 +99,7 @@ class Worker:
             layout=layout,
             gate=gate,
             bell=self.bell,
+            broadcast=self.broadcast,
         )
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
         self.watcher = Watcher(
@@ -113,6 +119,21 @@ class Worker:
             watcher=self.watcher,
             interval_s=settings.probe_interval_s,
         )
+        self.pulse = Pulse(
+            settings,
+            http_port=self.http_port,
+            queue=self.queue,
+            dispatcher=self.dispatcher,
+            agent=agent,
+            metrics=self.metrics,
+            bells=lambda: self.bells,
+            probe_age_s=lambda: self.prober.age_s,
+        )
+        self.pulse.on_beat.append(self.look_after)
+        self.desk = ControlDesk(self, self.broadcast, self.metrics, name=settings.worker)
+        self.pipes: PipePair | None = None
+        if settings.wake_ups.pipes:
+            self.pipes = PipePair(layout, settings.worker, desk=self.desk, broadcast=self.broadcast)
         self.health = Health(dispatcher=self.dispatcher, watcher=self.watcher, prober=self.prober, agent=agent)
 
     def _bridge_hooks(self, agent: Agent) -> HookBridge | None:
@@ -125,7 +146,7 @@ class Worker:
             rules=settings.hooks_config,
             timeout_s=settings.hook_timeout_s,
         )
-        bridge = HookBridge(told, self.metrics)
+        bridge = HookBridge(told, self.metrics, self.broadcast.publish)
         bridge.reload()
         if isinstance(agent, ClaudeAgent):
             agent.bridge = bridge
@@ -140,10 +161,13 @@ class Worker:
     def trigger_event(self, event: TriggerEvent) -> None:
         """Publish a trigger that is no task."""
         self.metrics.trigger_events.inc()
+        self.broadcast.publish("trigger", {"name": event.name, "body": event.body})
         log.info("event %s", event.name, extra={"action": "trigger_event", "body": event.body[:_LONGEST_LOGGED_BODY]})
 
     def buried(self, letter: DeadLetter) -> None:
         """Tell of a file that was set aside."""
+        told = {"name": letter.original_name, "reason": letter.reason, "message": letter.message}
+        self.broadcast.publish("dead_letter", told, letter.task_id)
         self.metrics.dead_letters.labels(self.settings.worker, letter.reason).inc()
         log.warning(
             "%s was set aside: %s",
@@ -156,62 +180,63 @@ class Worker:
         """End the task."""
         self.dispatcher.cancel(task_id)
 
+    # -- what it is told (worker_service.control.Controlled)
+
+    def describe(self) -> dict[str, Any]:
+        """Say how it is: its heartbeat, and why it would take no task now."""
+        return {**self.pulse.heartbeat().model_dump(mode="json"), "trouble": self.dispatcher.trouble()}
+
+    def pause(self) -> None:
+        """Take no new tasks until told to resume."""
+        self.dispatcher.pause()
+        self.pulse.beat()
+
+    def resume(self) -> None:
+        """Take tasks again."""
+        self.dispatcher.resume()
+        self.pulse.beat()
+
+    def reload(self) -> dict[str, Any]:
+        """Read the configuration anew.
+
+        Raises:
+            agent_bus.hook_rules.RuleError: the file of hook rules is wrong; the old rules stay.
+        """
+        if self.hooks is None:
+            return {}
+        self.hooks.reload()
+        return {"hook_rules": self.hooks.rules.names}
+
+    def wake(self) -> None:
+        """Look at all queues now."""
+        self.queue.intake.request_scan()
+        self.bell.ring("control")
+
+    def ask_to_stop(self, *, patiently: bool) -> None:
+        """Have `run_worker` end it; impatience wins over patience."""
+        self.stops_patiently = patiently and (self.stops_patiently or not self.stop_asked.is_set())
+        self.stop_asked.set()
+
+    async def cancel(self, task_id: str) -> str:
+        """End a task, running or waiting.
+
+        Raises:
+            BusError: it does neither here.
+        """
+        if self.dispatcher.cancel(task_id):
+            return "running"
+        if await self.queue.request_cancel(task_id):
+            self.bell.ring("control")
+            return "waiting"
+        raise BusError(f"no task {task_id} runs or waits here")
+
     # -- how it is
 
     @property
-    def status(self) -> WorkerStatus:
-        """What the worker is doing."""
-        if self._status is not WorkerStatus.IDLE:
-            return self._status
-        if self.dispatcher.current_tasks:
-            return WorkerStatus.BUSY
-        return WorkerStatus.PAUSED if self.dispatcher.parked() is not None else WorkerStatus.IDLE
-
-    def heartbeat(self) -> Heartbeat:
-        """Return the present state as a heartbeat."""
-        parked = self.dispatcher.parked()
-        return Heartbeat(
-            worker=self.settings.worker,
-            instance=self.settings.instance,
-            timestamp=utc_now(),
-            status=self.status,
-            current_tasks=self.dispatcher.current_tasks,
-            queue_size=self.queue.depth(),
-            mode=self.settings.mode.value,
-            pid=os.getpid(),
-            http_port=self.http_port,
-            version=VERSION,
-            interval_seconds=self.settings.heartbeat_interval_s,
-            slots=self.settings.slots,
-            agent=self.agent.name,
-            probe_age_seconds=self.prober.age_s,
-            bells=self.watcher.bells,
-            parked_until=None if parked is None else parked.until,
-        )
-
-    def beat(self) -> None:
-        """Write a heartbeat; a disk that is full costs heartbeats, never the worker."""
-        self.runner.flush_log()
-        try:
-            path = self.settings.layout.heartbeat(self.settings.worker)
-            if self._leaves_the_file_to_another(path):
-                return
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_heartbeat(path, self.heartbeat())
-            self.metrics.heartbeat.set(time.time())
-            self._beat_failed = False
-        except OSError as error:
-            if not self._beat_failed:
-                log.error("no heartbeat can be written: %s", error, extra={"action": "heartbeat_failed"})
-            self._beat_failed = True
-
-    def _leaves_the_file_to_another(self, path: Path) -> bool:
-        # Replicas share the file: one that leaves must not tell of its end over the fresh heartbeat of another one,
-        # or a worker that lives would look stopped.
-        if self._status not in (WorkerStatus.DRAINING, WorkerStatus.STOPPED):
-            return False
-        standing = read_heartbeat(path)
-        return standing is not None and standing.instance != self.settings.instance and is_alive(standing)
+    def bells(self) -> list[str]:
+        """The wake-up sources in force."""
+        pipe = ["pipe"] if self.pipes is not None and self.pipes.trouble is None else []
+        return [*self.watcher.bells, *pipe]
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date."""
@@ -225,37 +250,60 @@ class Worker:
         for source, rings in self.bell.rings.items():
             self.metrics.wakeups.labels(worker, source).inc(rings - self._rings_told[source])
             self._rings_told[source] = rings
+        if self.pipes is not None:
+            for reason, drops in self.pipes.drops.items():
+                self.metrics.pipe_drops.labels(worker, reason).inc(drops - self._drops_told[reason])
+                self._drops_told[reason] = drops
 
     # -- its life
 
     def start(self) -> None:
-        """Take over what dead owners left, and begin to be visible."""
+        """Take over what dead owners left, and begin to be visible.
+
+        Raises:
+            agent_bus.pipes.PipeUnavailable: a pipe cannot be made.
+        """
         layout = self.settings.layout
         for directory in (layout.heartbeats, layout.dead_letters, layout.gates, layout.sessions, layout.released):
             remove_stale(directory)
         remove_stale(layout.results, suffixes=(".tmp", ".result"))
+        if self.pipes is not None:
+            self.pipes.open()
         reclaimed = self.queue.reclaim()
         if reclaimed:
             log.info("%d interrupted task(s) taken over", reclaimed, extra={"action": "reclaimed", "count": reclaimed})
-        self._status = WorkerStatus.IDLE
-        self.beat()
+        self._enter(WorkerStatus.IDLE)
+
+    def _enter(self, phase: WorkerStatus) -> None:
+        self.pulse.phase = phase
+        self.runner.flush_log()
+        self.pulse.beat()
+        self.broadcast.publish("worker", {"status": self.pulse.status.value, "mode": self.settings.mode.value})
 
     async def drain(self, grace_s: float) -> None:
         """Stop taking tasks and end the running ones."""
-        self._status = WorkerStatus.DRAINING
-        self.beat()
+        if self.pulse.phase is not WorkerStatus.DRAINING:
+            self._enter(WorkerStatus.DRAINING)
         await self.dispatcher.drain(grace_s)
 
     def stopped(self) -> None:
         """Leave a last heartbeat."""
-        self._status = WorkerStatus.STOPPED
-        self.beat()
+        self._enter(WorkerStatus.STOPPED)
+        if self.pipes is not None:
+            self.pipes.close()
 
-    async def beat_forever(self) -> None:
-        """Write heartbeats until cancelled."""
+    def look_after(self, heartbeat: Heartbeat) -> None:
+        """Do at each heartbeat what must be done from time to time."""
+        self.runner.flush_log()
+        if self.pipes is not None:
+            self.pipes.check()
+
+    async def prune_forever(self) -> None:
+        """Take away what nobody has collected, from time to time."""
         while True:
-            await anyio.sleep(self.settings.heartbeat_interval_s)
-            self.beat()
+            # A directory of many notices takes its time to list, which the loop has not.
+            await anyio.to_thread.run_sync(self.queue.prune_notices)
+            await anyio.sleep(_PRUNE_S)
 
 
 @asynccontextmanager
@@ -268,6 +316,7 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
 
     Raises:
         agent_bus.errors.QueueUnavailable: a directory cannot be used.
+        agent_bus.pipes.PipeUnavailable: a pipe cannot be made.
         worker_service.sidecar.SidecarUnavailable: the HTTP address cannot be listened on.
         worker_service.agents.choice.AgentUnavailable: the agent cannot be used.
     """
@@ -290,7 +339,9 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 workings.start_soon(worker.dispatcher.run_forever, name="dispatcher")
                 workings.start_soon(worker.watcher.run_forever, name="watcher")
                 workings.start_soon(worker.prober.run_forever, name="probe")
-                workings.start_soon(worker.beat_forever, name="heartbeat")
+                workings.start_soon(worker.pulse.run_forever, name="heartbeat")
+                workings.start_soon(worker.desk.run_forever, name="control")
+                workings.start_soon(worker.prune_forever, name="prune")
                 workings.start_soon(agent.serve_forever, name="agent")
                 worker.start()
                 try:
@@ -307,33 +358,3 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 worker.hooks.close()
             worker.queue.close()
             worker.stopped()
-
-
-async def run_worker(settings: WorkerSettings) -> None:
-    """Run a worker until SIGTERM or SIGINT; a second signal ends the grace period at once."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_worker(settings) as worker:
-            log.info(
-                "ready: %s mode, bells %s, %s agent, %d slot(s), http://%s:%d",
-                settings.mode.value,
-                "+".join(worker.watcher.bells),
-                worker.agent.name,
-                settings.slots,
-                settings.http_host,
-                worker.http_port,
-                extra={"action": "ready", "mode": settings.mode.value, "http_port": worker.http_port},
-            )
-            await anext(signals)
-            log.info("draining for at most %g s", settings.shutdown_grace_s, extra={"action": "draining"})
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_hurry_on_second_signal, signals, worker)
-                await worker.drain(settings.shutdown_grace_s)
-                tasks.cancel_scope.cancel()
-    log.info("stopped", extra={"action": "stopped"})
-
-
-async def _hurry_on_second_signal(signals: AsyncIterator[signal.Signals], worker: Worker) -> None:
-    with suppress(StopAsyncIteration):
-        await anext(signals)
-        log.warning("a second signal: running tasks are interrupted now", extra={"action": "hurry"})
-        await worker.drain(0.0)

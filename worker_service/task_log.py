@@ -1,39 +1,32 @@
-"""One log line a task, as long as people could read them; beyond that a line a second that counts the rest."""
+"""One log line a task, as long as people could read them; beyond that one that counts the rest."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import Counter
 from typing import Final
 
+from agent_bus.logs import LineQuota
 from agent_bus.messages import Result
 
 log = logging.getLogger(__name__)
 
 LINES_A_SECOND: Final = 50
-"""More than this nobody reads, and each line costs as much as a small task."""
 
 
 class TaskLog:
     """Tells how tasks ended."""
 
     def __init__(self, lines_a_second: int = LINES_A_SECOND) -> None:
-        self._allowed = lines_a_second
-        self._second = 0
-        self._lines = 0
+        self._quota = LineQuota(lines_a_second)
         self._untold: Counter[str] = Counter()
 
     def ended(self, result: Result) -> None:
         """Log the end of a task, or count it when there are too many."""
-        second = int(time.monotonic())
-        if second != self._second:
-            self.flush()
-            self._second, self._lines = second, 0
-        if self._lines >= self._allowed:
+        if not self._quota.allows_one():
             self._untold[result.status.value] += 1
             return
-        self._lines += 1
+        self.flush()
         log.info(
             "task %s %s in %.3f s%s",
             result.task_id,

@@ -9,20 +9,21 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import anyio
 from pydantic import ValidationError
 
 from agent_bus.errors import BusError, DeadLetterReason
-from agent_bus.events import EventJournal
 from agent_bus.gates import Gate, GateNotice
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import OnInterrupt, Result, TaskError, TaskStatus, utc_now
 from agent_bus.queue import Claim, Queue
 from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
 from worker_service.bell import Bell
+from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
+from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,13 @@ class Running:
         self.scope.cancel()
 
 
+class StoringTrouble(NamedTuple):
+    """Why the end of a task cannot be told to its queue now."""
+
+    transport: str
+    text: str
+
+
 class TaskRunner:
     """Carries out claims; knows which tasks run and whose results cannot be stored."""
 
@@ -82,7 +90,10 @@ class TaskRunner:
         layout: WorkerLayout,
         gate: Gate | None,
         bell: Bell,
+        broadcast: Broadcast,
+        keep_journals: bool = True,
     ) -> None:
+        """Wire a runner; without `keep_journals` events are broadcast and not kept."""
         self._settings = settings
         self._queue = queue
         self._agent = agent
@@ -91,6 +102,8 @@ class TaskRunner:
         self.gate = gate
         """The credential's gate, or None where there is none to share."""
         self._bell = bell
+        self._broadcast = broadcast
+        self._keep_journals = keep_journals
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.running: dict[str, Running] = {}
@@ -98,8 +111,22 @@ class TaskRunner:
         self.idle = asyncio.Event()
         """Set while nothing runs."""
         self.idle.set()
-        self.storing_trouble: dict[str, str] = {}
+        self.storing_trouble: dict[str, StoringTrouble] = {}
         """Why a result cannot be stored, by task id."""
+        self._retry = asyncio.Event()
+
+    def holds_back(self) -> str | None:
+        """Say why no task should be taken since results cannot be stored, or None.
+
+        A directory that takes no results will take none of the next task's either. A Redis that is away holds back
+        nothing but its own tasks, and those do not come while it is away.
+        """
+        return next((trouble.text for trouble in self.storing_trouble.values() if trouble.transport == "file"), None)
+
+    def retry_now(self) -> None:
+        """Try at once to store what could not be stored: its cause may be gone."""
+        self._retry.set()
+        self._retry = asyncio.Event()
 
     def flush_log(self) -> None:
         """Log what was only counted so far."""
@@ -109,8 +136,9 @@ class TaskRunner:
         """See the task to its end; `leave_slot` is called when its agent has ended, before its result is stored."""
         task_id = claim.task.task_id
         started_at = utc_now()
-        journal = EventJournal(self._layout.events, worker=self._settings.worker, task_id=task_id)
-        run = self._prepare(claim, journal)
+        journals = self._layout.events if self._keep_journals else None
+        events = TaskEvents(self._settings.worker, task_id, journals, self._broadcast)
+        run = self._prepare(claim, events)
         # The deadline is set when the agent starts: what comes before it is not the task's time.
         running = self.running[task_id] = Running(run, anyio.CancelScope())
         self.idle.clear()
@@ -124,20 +152,19 @@ class TaskRunner:
             if kept is not None or ended:
                 await self._finish(claim, running, kept or self._result(claim, run.outcome, started_at))
         finally:
-            journal.close()
+            events.close()
             self.running.pop(task_id, None)
             if not self.running:
                 self.idle.set()
 
-    def _prepare(self, claim: Claim, journal: EventJournal) -> Run:
-        emit = _Emitter(journal)
-
+    def _prepare(self, claim: Claim, events: TaskEvents) -> Run:
         async def remember(session_id: str) -> None:
             await self._queue.remember(claim, session_id=session_id)
 
         def prompt_handed() -> None:
-            waited = time.time() - claim.queued_at.timestamp()
-            self._metrics.task_queue.observe(max(0.0, waited))
+            waited = max(0.0, time.time() - claim.queued_at.timestamp())
+            self._metrics.task_queue.observe(waited)
+            events.started(claim, waited)
 
         interrupted = claim.notes.get("session_id") is not None
         restart = interrupted and claim.task.on_interrupt is OnInterrupt.RESTART and claim.task.session is None
@@ -146,7 +173,7 @@ class TaskRunner:
             attempt=claim.attempt,
             session_id=None if restart else claim.session_id,
             interrupted=interrupted and not restart,
-            emit=emit,
+            emit=events,
             remember=remember,
             prompt_handed=prompt_handed,
         )
@@ -224,8 +251,9 @@ class TaskRunner:
                 self._metrics.result_retries.inc()
                 if task_id not in self.storing_trouble:
                     log.error("%s", error, extra={"action": "result_not_stored", "task_id": task_id})
-                self.storing_trouble[task_id] = str(error)
-                await anyio.sleep(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)])
+                self.storing_trouble[task_id] = StoringTrouble(claim.transport, str(error))
+                with anyio.move_on_after(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)]):
+                    await self._retry.wait()
         if self.storing_trouble.pop(task_id, None) is not None:
             log.info("the result of task %s is stored now", task_id, extra={"action": "result_stored"})
             self._bell.ring_later(0.0)
@@ -351,6 +379,7 @@ class TaskRunner:
             if isinstance(amount, int) and amount > 0:
                 self._metrics.agent_tokens.labels(worker, kind.removesuffix("_tokens")).inc(amount)
         self._task_log.ended(result)
+        tell_of_end(self._broadcast, result)
 
 
 def _kept_result(claim: Claim) -> Result | None:
@@ -359,21 +388,3 @@ def _kept_result(claim: Claim) -> Result | None:
         return Result.model_validate(claim.notes["result"])
     except (KeyError, ValidationError):
         return None
-
-
-class _Emitter:
-    """Writes a task's events; a disk that is full costs events, never the task."""
-
-    __slots__ = ("_broken", "_journal")
-
-    def __init__(self, journal: EventJournal) -> None:
-        self._journal = journal
-        self._broken = False
-
-    def __call__(self, event: str, data: dict[str, object]) -> None:
-        try:
-            self._journal.append(event, data)
-        except (OSError, ValueError) as error:
-            if not self._broken:
-                log.warning("events cannot be written: %s", error, extra={"action": "events_lost"})
-            self._broken = True

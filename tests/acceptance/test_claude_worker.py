@@ -158,7 +158,7 @@ async def test_a_rate_limited_task_is_parked_for_all_and_goes_on_in_its_session(
         assert len(list(settings.layout.gates.glob("*.json"))) == 1
         status, text = await fetch(worker.http_port, "/readyz")
         assert (status, "a limit holds tasks back until" in text) == (503, True)
-        await until(lambda: worker.status is WorkerStatus.PAUSED)
+        await until(lambda: worker.pulse.status is WorkerStatus.PAUSED)
         assert not client.result_path("t1").exists()
         await until(client.has_result("t1"), 30)
         assert (await fetch(worker.http_port, "/readyz"))[0] == 200

@@ -223,7 +223,7 @@ async def test_a_usage_limit_parks_the_task_for_all_and_it_goes_on_at_the_reset(
             status, text = await fetch(parked.http_port, "/readyz")
             assert (status, "five hour limit" in text) == (503, True)
         await async_wait_until(lambda: not worker.dispatcher.current_tasks)
-        assert worker.status is WorkerStatus.PAUSED
+        assert worker.pulse.status is WorkerStatus.PAUSED
         assert shop.result("7") is None
         # Before the reset nobody begins anything.
         theirs = Shop(second.layout)

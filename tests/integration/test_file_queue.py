@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_bus import file_queue
+from agent_bus import cancel_requests, file_queue
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.errors import QueueUnavailable
 from agent_bus.file_queue import FileQueue
@@ -228,7 +228,7 @@ async def test_a_move_that_was_cut_short_answers_its_task_once(
 async def test_cancel_markers_of_others_tasks_are_not_kept_for_ever(
     shop: Shop, open_queue: Callable[[str], FileQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_queue, "_MOST_CANCELS_KEPT", 3)
+    monkeypatch.setattr(cancel_requests, "_MOST_KEPT", 3)
     queue = open_queue("a")
     shop.submit("running")
     see(shop, queue)
@@ -236,7 +236,7 @@ async def test_cancel_markers_of_others_tasks_are_not_kept_for_ever(
     queue.cancel("running")
     for number in range(10):
         queue.cancel(str(number))
-    assert len(queue._cancelled_ids) == 3
+    assert len(queue._cancels._ids) == 3
     for task_id in ("9", "5"):
         shop.submit(task_id)
     see(shop, queue)

@@ -185,7 +185,7 @@ async def test_a_limit_parks_every_worker_that_shares_the_gate(shared: Path, sho
         await async_wait_until(lambda: shop.layout.gates.is_dir() or agents[1].started)
         if not agents[1].started:
             for worker in (first, second):
-                assert worker.status is WorkerStatus.PAUSED
+                assert worker.pulse.status is WorkerStatus.PAUSED
                 status, text = await fetch(worker.http_port, "/readyz")
                 assert (status, "the limit is met" in text) == (503, True)
                 assert (await fetch(worker.http_port, "/healthz"))[0] == 200

@@ -30,7 +30,7 @@ async def test_a_running_task_ends_within_the_grace_and_no_new_one_begins(shared
         shop.submit("waiting", "hold")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(worker.drain, 10.0)
-            await async_wait_until(lambda: worker.status is WorkerStatus.DRAINING)
+            await async_wait_until(lambda: worker.pulse.status is WorkerStatus.DRAINING)
             status, text = await fetch(worker.http_port, "/readyz")
             assert (status, "draining" in text) == (503, True)
             assert (await fetch(worker.http_port, "/healthz"))[0] == 200
@@ -92,7 +92,7 @@ async def test_a_replica_that_leaves_does_not_tell_of_its_end_over_another_ones_
     path = shop.layout.heartbeat("marie")
     async with open_worker(quick_settings(shared)) as staying:
         async with open_worker(quick_settings(shared)):
-            staying.beat()
+            staying.pulse.beat()
         beat = read_heartbeat(path)
         assert beat is not None
         assert (beat.instance, beat.status) == (staying.settings.instance, WorkerStatus.IDLE)
@@ -272,7 +272,7 @@ async def test_a_disk_that_is_full_for_everything(shared: Path, small_disk: Call
         with suppress(OSError):
             (shop.layout.triggers / "task-late.trigger").touch()
         await async_wait_until(lambda: "No space left" in (worker.dispatcher.trouble() or ""))
-        worker.beat()
+        worker.pulse.beat()
         assert (await fetch(worker.http_port, "/healthz"))[0] == 200
         disk.make_room()
         assert (await shop.async_result("held")).output == "hold"

@@ -1,4 +1,4 @@
-"""docs/tasks.md names every field, error kind, event and dead-letter reason of the code, and no others."""
+"""docs/tasks.md and docs/control.md name every field, error kind, event, reason and command, and no others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent_bus.commands import CommandName
 from agent_bus.errors import DeadLetterReason
 from agent_bus.messages import Heartbeat, Result, Task
 
@@ -16,14 +17,14 @@ PAGE = REPOSITORY / "docs" / "tasks.md"
 _RAISERS = {"fail", "GaveUp", "ProcessGone", "NotResumable", "BadOutput"}
 
 
-def _section(title: str) -> str:
+def _section(title: str, page: Path) -> str:
     """Return the text below a heading, up to the next one."""
-    parts = re.split(r"^#+ (.*)$", PAGE.read_text(), flags=re.MULTILINE)
+    parts = re.split(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
 
 
-def _first_column(title: str) -> set[str]:
-    rows = [line.split("|")[1] for line in _section(title).splitlines() if line.startswith("| ")]
+def _first_column(title: str, page: Path = PAGE) -> set[str]:
+    rows = [line.split("|")[1] for line in _section(title, page).splitlines() if line.startswith("| ")]
     return {name for row in rows[1:] for name in re.findall(r"`(\w+)`", row)}
 
 
@@ -75,10 +76,16 @@ def test_events() -> None:
     assert _first_column("Live events of a task") == _words_given_to({"emit"})
 
 
+def test_commands_and_what_a_worker_tells() -> None:
+    page = REPOSITORY / "docs" / "control.md"
+    assert _first_column("Commands", page) == set(CommandName)
+    assert _first_column("What comes out", page) == _words_given_to({"publish"}) | {"answer"}
+
+
 def test_dead_letter_reasons() -> None:
     assert _first_column("Dead letters") == {reason.value for reason in DeadLetterReason}
 
 
 def test_heartbeat_fields() -> None:
-    text = _section("Heartbeats")
+    text = _section("Heartbeats", PAGE)
     assert [name for name in Heartbeat.model_fields if f"`{name}`" not in text] == []

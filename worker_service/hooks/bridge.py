@@ -11,7 +11,6 @@ import logging
 import re
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 Publish = Callable[[str, dict[str, Any], str | None], None]
 """Tells everybody outside of an event; never blocks, never raises."""
 Emit = Callable[[str, dict[str, Any]], None]
-"""Writes an event to a task's journal; never blocks, never raises."""
+"""Tells of an event of a task; never blocks, never raises."""
 
 _AFTER_ANSWER_S: Final = 0.002
 """Rules wait this long, so that the answer to the hook is on its way first."""
@@ -88,7 +87,8 @@ class HookBridge:
 
         Args:
             event: What happened.
-            emit: The journal of the task that it happened in; None where there is none.
+            emit: Tells the events of the task that it happened in, to its journal and to everybody; None where it
+                happened in no task.
         """
         self._metrics.hook_events.labels(self.worker, event.hook).inc()
         if event.source is Source.STREAM:
@@ -96,7 +96,8 @@ class HookBridge:
         data = event.data()
         if emit is not None:
             emit("hook", data)
-        self._publish("hook", data, event.task_id)
+        else:
+            self._publish("hook", data, event.task_id)
         if len(self._pending) >= _MOST_PENDING:
             self._metrics.hook_events_dropped.inc()
             return
@@ -113,17 +114,14 @@ class HookBridge:
             agent_bus.hook_events.HookPayloadError: it is no hook's input.
         """
         event = read_hook(payload, worker=self.worker, hook=hook)
+        self.take(event)
         if event.session_id is None or not _SESSION_NAME.fullmatch(event.session_id):
-            self.take(event)
             return
         journal = EventJournal(self._layout.events, worker=self.worker, task_id=f"session-{event.session_id}")
-
-        def emit(name: str, data: dict[str, Any]) -> None:
-            with suppress(OSError, ValueError):
-                journal.append(name, data)
-
         try:
-            self.take(event, emit)
+            journal.append("hook", event.data())
+        except (OSError, ValueError) as error:
+            log.warning("events cannot be written: %s", error, extra={"action": "events_lost"})
         finally:
             journal.close()
 
