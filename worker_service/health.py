@@ -36,12 +36,14 @@ class Health:
         watcher: Watcher,
         prober: Prober,
         agent: Agent,
+        isolation: str | None = None,
         stuck_after_s: float = STUCK_AFTER_S,
     ) -> None:
         self._dispatcher = dispatcher
         self._watcher = watcher
         self._prober = prober
         self._agent = agent
+        self._isolation = isolation
         self.stuck_after_s = stuck_after_s
         """Seconds without a move after which the dispatcher counts as stuck."""
 
@@ -80,6 +82,8 @@ class Health:
         findings.append(
             Finding("agent", agent_trouble is None, agent_trouble or f"{self._agent.name} {self._processes()}".strip())
         )
+        if self._isolation is not None:
+            findings.append(Finding("isolation", True, self._isolation))
         if fallback is not None:
             # Slower, but it works: a fall-back is shown and does not make the worker unready.
             findings.append(Finding("wake-ups", True, f"polling, since {fallback}"))

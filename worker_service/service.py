@@ -134,7 +134,13 @@ class Worker:
         self.pipes: PipePair | None = None
         if settings.wake_ups.pipes:
             self.pipes = PipePair(layout, settings.worker, desk=self.desk, broadcast=self.broadcast)
-        self.health = Health(dispatcher=self.dispatcher, watcher=self.watcher, prober=self.prober, agent=agent)
+        self.health = Health(
+            dispatcher=self.dispatcher,
+            watcher=self.watcher,
+            prober=self.prober,
+            agent=agent,
+            isolation=agent.isolation.text if isinstance(agent, ClaudeAgent) else None,
+        )
 
     def _bridge_hooks(self, agent: Agent) -> HookBridge | None:
         settings = self.settings

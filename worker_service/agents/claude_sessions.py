@@ -21,6 +21,7 @@ from worker_service.agents.claude_command import (
     usual_profile,
 )
 from worker_service.agents.claude_hooks import SessionHooks, tell_failure
+from worker_service.agents.claude_placeholders import Placeholders
 from worker_service.agents.claude_pool import ClaudePool
 from worker_service.agents.claude_process import ClaudeProcess, NotResumable, ProcessGone, start_claude
 from worker_service.agents.claude_settings import session_settings
@@ -48,6 +49,7 @@ class ClaudeSessions:
         self._cli = cli
         self._bridge = bridge
         self._isolated = isolated
+        self._placeholders = Placeholders()
         self._environment = dict(settings.agent_environment)
         if bridge is not None:
             # The hooks of `codehornets hooks install`, should the user have them, then leave these sessions alone.
@@ -93,6 +95,9 @@ class ClaudeSessions:
 
     async def run(self, run: Run) -> None:
         """Work on one task; see `base.Agent.run`."""
+        workspace = profile_of(run.task, self._usual).workspace
+        if self._isolated:
+            self._placeholders.begin(workspace)
         try:
             await self._converse(run)
         except RateLimited as limited:
@@ -103,6 +108,9 @@ class ClaudeSessions:
             if run.stop_cause in (None, StopCause.TIMEOUT):
                 self._tell_failure(run, "timeout", "The task did not end in its time.")
             raise
+        finally:
+            if self._isolated:
+                self._placeholders.end(workspace)
         if run.outcome.error is not None:
             self._tell_failure(run, run.outcome.error.kind, run.outcome.error.message)
 
