@@ -56,6 +56,16 @@ def open_for_reading(path: Path) -> int:
     return _open(path, os.O_RDONLY)
 
 
+def open_for_writing(path: Path) -> int:
+    """Open a pipe that somebody reads.
+
+    Raises:
+        OSError: nobody reads it (ENXIO).
+        PipeUnavailable: it cannot be opened, or is no pipe.
+    """
+    return _open(path, os.O_WRONLY)
+
+
 def is_same_pipe(descriptor: int, path: Path) -> bool:
     """Tell whether the path still leads to the pipe that is open."""
     try:
@@ -111,7 +121,7 @@ class StatusPipe:
 
     def _open(self) -> bool:
         try:
-            self._descriptor = _open(self._path, os.O_WRONLY)
+            self._descriptor = open_for_writing(self._path)
         except (OSError, PipeUnavailable):
             return False
         return True

@@ -7,13 +7,14 @@ lost, doubled or pruned loses nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
+
+from pydantic_core import to_json
 
 from agent_bus.layout import TRIGGER_SUFFIX
 from agent_bus.messages import TaskStatus, utc_now
@@ -62,7 +63,7 @@ class ResultNotices:
             self._broken = False
 
     def _put(self, name: str, notice: dict[str, Any]) -> None:
-        body = json.dumps(notice).encode()
+        body = to_json(notice)
         try:
             descriptor = self._open_staging()
         except FileNotFoundError:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import anyio
 
+from agent_bus.messages import Event
 from benchmarks.peers.record import Record
 from worker_service.agents.base import Run
 from worker_service.agents.echo import EchoAgent
@@ -40,13 +41,29 @@ class RecordingAgent(EchoAgent):
             self._record.write(slot, self._record.read(slot)[0], entered_ns)
 
 
+class AnswerRecorder:
+    """Notes when a command was answered whose id is the number of a slot."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def tell(self, event: Event, line: bytes) -> None:
+        """Note the time of an answer."""
+        mark = event.data.get("id")
+        if event.event == "answer" and isinstance(mark, str) and mark.isdigit():
+            slot = int(mark)
+            self._record.write(slot, self._record.read(slot)[0], time.monotonic_ns())
+
+
 async def _serve() -> None:
     settings = read_settings(os.environ, sys.argv[1])
     open_log(settings)
     spare_the_collector()
-    agent = RecordingAgent(Record(Path(os.environ[RECORD_VARIABLE])))
+    record = Record(Path(os.environ[RECORD_VARIABLE]))
+    agent = RecordingAgent(record)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_worker(settings, agent):
+        async with open_worker(settings, agent) as worker:
+            worker.broadcast.add(AnswerRecorder(record))
             await anext(signals)
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 TEAM_FILE_NAME: Final = "team.toml"
 EXAMPLE_TEAM: Final = Path(__file__).parent / "example_team" / TEAM_FILE_NAME
 
-MODES: Final = ("polling", "event-driven")
+MODES: Final = ("polling", "event-driven", "hooks", "hybrid")
 AGENTS: Final = ("auto", "claude", "command", "echo")
 PERMISSION_MODES: Final = ("default", "acceptEdits", "plan", "dontAsk", "auto", "bypassPermissions")
 
@@ -78,7 +78,8 @@ class Team:
 
     path: Path
     workers: Mapping[str, WorkerPlan]
-    mode: str = "event-driven"
+    mode: str | None = None
+    """None goes by the environment, and without a word there is event-driven."""
     agent: str = "auto"
     """`auto` is Claude where it can log in, else echo."""
     shared_dir: Path | None = None
@@ -118,7 +119,7 @@ def read_team(path: Path) -> Team:
     team = Team(
         path=path,
         workers={name: _worker_plan(path, name, values, defaults) for name, values in named.items()},
-        mode=top.take("mode", _one_of(MODES), _words(MODES), "event-driven"),
+        mode=top.take("mode", _one_of(MODES), _words(MODES), None),
         agent=top.take("agent", _one_of(AGENTS), _words(AGENTS), "auto"),
         shared_dir=top.take("shared_dir", _path_in(path.parent), "a directory", None),
     )

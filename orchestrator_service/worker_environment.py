@@ -12,6 +12,7 @@ from orchestrator_service.team import OWN_VARIABLES, Team, TeamError, WorkerPlan
 
 _SECRET_FILES: Final = ("ANTHROPIC_API_KEY_FILE", "ANTHROPIC_AUTH_TOKEN_FILE", "CLAUDE_CODE_OAUTH_TOKEN_FILE")
 
+_MODE_VARIABLES: Final = ("WORKER_MODE", "ACTIVATION_WRAPPER", "HOOKS_MODE")
 _ONE_WORKERS_ALONE: Final = frozenset(variable for variable in OWN_VARIABLES if variable.endswith("_DIR"))
 """Places of a single worker; inherited by a whole team they would make its workers take each other's tasks."""
 
@@ -94,7 +95,7 @@ def worker_environment(
     said: dict[str, object] = {
         "WORKER_NAME": worker.name,
         "SHARED_DIR": shared_dir,
-        "WORKER_MODE": team.mode,
+        "WORKER_MODE": team.mode or _usual_mode({**environ, **worker.environment}),
         "AGENT": choose_agent(team, worker, environ, agent),
         "AGENT_COMMAND": worker.agent_command,
         "MAX_CONCURRENT": worker.slots,
@@ -118,6 +119,11 @@ def worker_environment(
         **worker.environment,
         **{name: str(value) for name, value in said.items() if value is not None},
     }
+
+
+def _usual_mode(environ: Mapping[str, str]) -> str | None:
+    # Without a word a team is event-driven; a worker alone would poll, as its older variables have it.
+    return None if any(environ.get(variable) for variable in _MODE_VARIABLES) else "event-driven"
 
 
 def worker_command(name: str) -> list[str]:

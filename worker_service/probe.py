@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -39,8 +40,13 @@ class Prober:
         dispatcher: Dispatcher,
         watcher: Watcher,
         interval_s: float,
+        announce: Callable[[Path], None] | None = None,
     ) -> None:
-        """Use the hidden file `path` in the trigger directory, every `interval_s` seconds."""
+        """Use the hidden file `path` in the trigger directory, every `interval_s` seconds.
+
+        `announce` is told of each probe, where messages and not the kernel tell of new files.
+        """
+        self._announce = announce
         self._path = path
         self._bell = bell
         self._watcher = watcher
@@ -90,6 +96,8 @@ class Prober:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_bytes(b"")
+            if self._announce is not None:
+                self._announce(self._path)
         except OSError as error:
             # A full disk is told by /readyz; it must not make the worker be restarted.
             if not self._unwritable:

@@ -31,7 +31,6 @@ from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
-from worker_service.modes import Activation
 from worker_service.pipe_pair import PipePair
 from worker_service.probe import Prober
 from worker_service.pulse import Pulse
@@ -107,7 +106,7 @@ class Worker:
             self.bell,
             self.metrics,
             worker=settings.worker,
-            use_inotify=settings.wake_ups.activation is Activation.INOTIFY,
+            activation=settings.wake_ups.activation,
             poll_interval_s=settings.poll_interval_s,
             rescan_interval_s=settings.rescan_interval_s,
         )

@@ -155,6 +155,32 @@ def logs(
     return command.logs(worker, task_id=task, follow=follow, lines=lines, as_json=json, shared_dir=shared_dir)
 
 
+@app.command()
+def control(
+    worker: str,
+    command: Annotated[str, typer.Argument(help="status, pause, resume, reload, drain, shutdown, cancel or wake.")],
+    task_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="For cancel: the task.")] = None,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Tell a running worker what to do, and print its answer."""
+    from orchestrator_service.cli import control as module
+
+    return module.control(worker, command, task_id, shared_dir=shared_dir, as_json=json)
+
+
+@app.command()
+def watch(
+    worker: Annotated[str | None, typer.Argument(help="This worker alone.")] = None,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Show what the workers do, live, until Ctrl-C."""
+    from orchestrator_service.cli import watch as command
+
+    return command.watch(worker, shared_dir=shared_dir, as_json=json)
+
+
 @dead_letters_app.callback(invoke_without_command=True)
 def dead_letters(context: typer.Context) -> int | None:
     """What could not be run: look at it, run it again, or drop it. Without a command: list."""

@@ -24,7 +24,7 @@ def test_the_shipped_example_is_right_and_has_its_three_styles() -> None:
     team = read_team(EXAMPLE_TEAM)
 
     assert list(team.workers) == ["marie", "anga", "fabien"]
-    assert team.mode == "event-driven"
+    assert team.mode is None
     for plan in team.workers.values():
         assert plan.output_style is not None
         head = plan.output_style.read_text().split("---")[1]
@@ -65,7 +65,7 @@ def test_relative_paths_are_meant_from_the_folder_of_the_file(tmp_path: Path) ->
     ("text", "expected"),
     [
         ("moode = 'x'\n[workers.a]", "moode is 'x', and there is no such key"),
-        ("mode = 'hooks'\n[workers.a]", "mode is 'hooks'; allowed is polling or event-driven"),
+        ("mode = 'fast'\n[workers.a]", "mode is 'fast'; allowed is polling, event-driven, hooks or hybrid"),
         ("agent = 1\n[workers.a]", "agent is 1; allowed is auto, claude, command or echo"),
         ("[workers.a]\nslots = 0", "workers.a.slots is 0; allowed is a whole number from 1 to 1000"),
         ("[workers.a]\nslots = true", "workers.a.slots is True; allowed is a whole number"),

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -20,6 +21,7 @@ from agent_bus.file_queue import FileQueue
 from agent_bus.trigger_index import Source
 from worker_service.bell import Bell
 from worker_service.metrics import Metrics
+from worker_service.modes import Activation
 from worker_service.wakeups.inotify import DirectoryWatch, open_watch
 from worker_service.wakeups.interval import Interval
 
@@ -44,7 +46,7 @@ class Watcher:
         metrics: Metrics,
         *,
         worker: str,
-        use_inotify: bool,
+        activation: Activation,
         poll_interval_s: float,
         rescan_interval_s: float,
         retry_s: float = _RETRY_S,
@@ -53,7 +55,8 @@ class Watcher:
         self._bell = bell
         self._metrics = metrics
         self._worker = worker
-        self._use_inotify = use_inotify
+        self._activation = activation
+        self._use_inotify = activation is Activation.INOTIFY
         self._poll_interval_s = poll_interval_s
         self._rescan_interval_s = rescan_interval_s
         self._retry_s = retry_s
@@ -67,7 +70,9 @@ class Watcher:
         self._last_reclaim = time.monotonic()
         self._alive = False
         self.fallback_reason: str | None = None
-        """Why the timer stands in for inotify, or None."""
+        """Why the timer stands in for what should find new files, or None."""
+        self.on_tick: list[Callable[[], None]] = []
+        """Called at each tick, for whoever else is to look from time to time."""
         queue.intake.found_by_scan = self._judge_by_scan
 
     @property
@@ -85,7 +90,7 @@ class Watcher:
     @property
     def polls(self) -> bool:
         """Whether the timer is what finds new files."""
-        return not self._use_inotify or self.fallback_reason is not None
+        return self._activation is Activation.POLLING or self.fallback_reason is not None
 
     @property
     def pace_s(self) -> float:
@@ -111,6 +116,17 @@ class Watcher:
             self._fall_back("inotify events do not arrive on this file system")
             self._probe_was_lost = True
 
+    def redis_lost(self, reason: str) -> None:
+        """Poll, where messages on Redis should have told of new files."""
+        if self._activation is Activation.REDIS:
+            self._fall_back(reason)
+
+    def redis_returned(self) -> None:
+        """Rest again, where messages on Redis tell of new files."""
+        if self._activation is Activation.REDIS and self.fallback_reason is not None:
+            self._return("Redis is back")
+            self._queue.intake.request_scan()
+
     def _pace_s(self) -> float:
         return self._poll_interval_s if self.polls else self._rescan_interval_s
 
@@ -125,6 +141,8 @@ class Watcher:
             except OSError as error:
                 self._fall_back(f"inotify cannot be used: {_why(error)}")
         self._queue.intake.request_scan()
+        for look in self.on_tick:
+            look()
         self._bell.ring("interval")
 
     async def _watch_forever(self) -> None:
@@ -192,14 +210,15 @@ class Watcher:
             self._poll_interval_s,
             extra={"action": "fallback", "to": "polling"},
         )
-        self._metrics.fallbacks.labels(self._worker, "inotify", "polling").inc()
+        self._metrics.fallbacks.labels(self._worker, self._activation.value, "polling").inc()
         self._interval.pace_changed()
 
     def _return(self, reason: str) -> None:
         self.fallback_reason = None
         self._probe_was_lost = False
-        log.info("%s; polling ends", reason, extra={"action": "fallback", "to": "inotify"})
-        self._metrics.fallbacks.labels(self._worker, "polling", "inotify").inc()
+        source = self._activation.value
+        log.info("%s; polling ends", reason, extra={"action": "fallback", "to": source})
+        self._metrics.fallbacks.labels(self._worker, "polling", source).inc()
         self._interval.pace_changed()
 
 
