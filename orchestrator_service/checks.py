@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from agent_bus.claude_credentials import find_credential
 from agent_bus.hook_rules import Places, check_rules
 from agent_bus.isolation import isolation_trouble, mode_trouble
-from agent_bus.layout import WorkerLayout
+from agent_bus.layout import ORCHESTRATOR, WorkerLayout
 from orchestrator_service.team import Team
 from orchestrator_service.worker_environment import choose_agent, hook_rules_of, workspace_of
 
@@ -320,7 +320,7 @@ def _check_hook_rules(team: Team | None, shared: Path, environ: Mapping[str, str
     subject = "hook rules"
     if team is None:
         return
-    for name in team.workers:
+    for name in (*team.workers, ORCHESTRATOR):
         path = hook_rules_of(team, name) or shared / "hooks-config" / f"{name}-hooks.json"
         logs = Path(environ.get("LOG_DIR") or WorkerLayout.under(shared, name).logs)
         problems = check_rules(path, Places(shared=shared, logs=logs))

@@ -25,9 +25,10 @@ class SettingsFileError(BusError):
     """The settings file cannot be used; it is left as it was."""
 
 
-def hook_command(program: list[str], *, worker: str, shared: Path) -> str:
-    """Return the shell command that reports an event."""
-    return shlex.join([*program, "hook", "--worker", worker, "--shared-dir", str(shared)])
+def hook_command(program: list[str], *, worker: str, shared: Path, rules: Path | None = None) -> str:
+    """Return the shell command that reports an event; `rules` where they are not those of the shared directory."""
+    named = [] if rules is None else ["--rules", str(rules)]
+    return shlex.join([*program, "hook", "--worker", worker, "--shared-dir", str(shared), *named])
 
 
 def install_hooks(path: Path, command: str) -> bool:

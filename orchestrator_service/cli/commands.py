@@ -258,11 +258,15 @@ def hooks_check(files: Annotated[list[Path] | None, typer.Argument()] = None, sh
 def hook(
     worker: Annotated[str, typer.Option("--worker", metavar="NAME", help="Report as this one.")] = "orchestrator",
     shared_dir: SharedDir = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", metavar="FILE", help="Default: hooks-config/NAME-hooks.json there.")
+    ] = None,
 ) -> int:
     """Report the hook event on stdin; this is what Claude Code runs. Prints nothing, always exits with 0."""
     from orchestrator_service.cli.hook import run_hook
 
-    return run_hook(["--worker", worker, *(["--shared-dir", str(shared_dir)] if shared_dir else [])])
+    given = {"--worker": worker, "--shared-dir": shared_dir, "--rules": rules}
+    return run_hook([str(word) for pair in given.items() if pair[1] is not None for word in pair])
 
 
 @app.command()

@@ -30,7 +30,7 @@ def _give_up(number: int, frame: FrameType | None) -> None:
 
 
 def run_hook(arguments: list[str]) -> int:
-    """Report one event; `arguments` are `--worker NAME` and `--shared-dir DIR`, both optional. Always returns 0."""
+    """Report one event; `arguments` are `--worker`, `--shared-dir` and `--rules`, all optional. Always returns 0."""
     if os.environ.get("CODEHORNETS_WORKER"):
         # A session of a worker's pool, or one that it started: the worker's own bridge tells of it.
         return 0
@@ -41,7 +41,7 @@ def run_hook(arguments: list[str]) -> int:
     before = signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(_PATIENCE_S)
     try:
-        _report(worker, shared)
+        _report(worker, shared, options.get("--rules"))
     except _OutOfTime:
         pass
     except Exception as error:
@@ -52,7 +52,7 @@ def run_hook(arguments: list[str]) -> int:
     return 0
 
 
-def _report(worker: str, shared: Path) -> None:
+def _report(worker: str, shared: Path, rules: str | None) -> None:
     from agent_bus.hook_events import HookPayloadError, read_hook
     from agent_bus.hook_report import ReportPlaces, report_hook
     from agent_bus.layout import is_worker_name
@@ -72,7 +72,8 @@ def _report(worker: str, shared: Path) -> None:
     except HookPayloadError as error:
         _complain(shared, worker, [str(error)])
         return
-    if troubles := report_hook(event, ReportPlaces.under(shared, worker, os.environ)):
+    environ = {**os.environ, "HOOKS_CONFIG": rules} if rules else os.environ
+    if troubles := report_hook(event, ReportPlaces.under(shared, worker, environ)):
         _complain(shared, worker, troubles)
 
 

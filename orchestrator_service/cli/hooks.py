@@ -12,8 +12,8 @@ from agent_bus.layout import WorkerLayout, is_worker_name
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_team
 from orchestrator_service.hook_installation import hook_command, install_hooks, uninstall_hooks
-from orchestrator_service.team import TEAM_FILE_NAME
-from orchestrator_service.worker_environment import choose_shared_dir
+from orchestrator_service.team import TEAM_FILE_NAME, Team
+from orchestrator_service.worker_environment import choose_shared_dir, hook_rules_of
 
 
 def _program() -> list[str]:
@@ -33,9 +33,12 @@ def _settings_file(given: Path | None) -> Path:
     return Path(folder) / "settings.json" if folder else Path.home() / ".claude" / "settings.json"
 
 
+def _team() -> Team | None:
+    return find_team(None) if Path(TEAM_FILE_NAME).exists() else None
+
+
 def _shared(given: Path | None) -> Path:
-    team = find_team(None) if Path(TEAM_FILE_NAME).exists() else None
-    return choose_shared_dir(team, os.environ, given)
+    return choose_shared_dir(_team(), os.environ, given)
 
 
 def install(settings: Path | None, *, worker: str, shared_dir: Path | None) -> int:
@@ -43,7 +46,9 @@ def install(settings: Path | None, *, worker: str, shared_dir: Path | None) -> i
     if not is_worker_name(worker):
         raise UserError(f"--worker is {worker!r}; allowed are 1 to 63 letters, digits, dots, dashes or underscores.")
     path, shared = _settings_file(settings), _shared(shared_dir)
-    changed = install_hooks(path, hook_command(_program(), worker=worker, shared=shared))
+    team = _team()
+    rules = None if team is None else hook_rules_of(team, worker)
+    changed = install_hooks(path, hook_command(_program(), worker=worker, shared=shared, rules=rules))
     print(f"{path}: the hooks report as {worker} to {shared}{'' if changed else ' already'}")
     return 0
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from agent_bus.hook_events import HOOKS
 from agent_bus.messages import TaskStatus
+from orchestrator_service.hook_installation import hook_command, install_hooks
 from tests.acceptance.conftest import Client
-from tests.integration.harness import fetch
+from tests.integration.harness import REPOSITORY, fetch
 from tests.standin.messages_api import MessagesApi, hang, reply, tool_use
 from tests.waiting import async_wait_until as until
+from tests.waiting import wait_until
+from worker_service.agents.claude_command import find_cli
 from worker_service.agents.claude_hooks import SessionHooks
 from worker_service.service import open_worker
-from worker_service.settings import WorkerSettings
+from worker_service.settings import ClaudeSettings, WorkerSettings
 
 pytestmark = [pytest.mark.claude, pytest.mark.timeout(120)]
 
@@ -168,3 +174,63 @@ async def test_a_hook_that_hangs_or_fails_costs_the_agent_no_more_than_its_timeo
         (hook, "stream")
         for hook in ("SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd")
     }
+
+
+def run_claude(environ: dict[str, str], prompt: str) -> str:
+    program = find_cli(ClaudeSettings(), environ)
+    assert program is not None
+    command = [str(program), "-p", prompt, "--allowedTools", "Bash"]
+    ran = subprocess.run(
+        command,
+        env=environ,
+        cwd=environ["WORKSPACE"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def test_a_session_of_ones_own_reports_by_the_installed_command(
+    api: MessagesApi, claude_environ: dict[str, str], tmp_path: Path
+) -> None:
+    api.when("try", tool_use("Bash", {"command": "echo hi"}), tool_use("Bash", {"command": "false"}), reply("tried"))
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    program = [sys.executable, "-P", "-m", "orchestrator_service.cli"]
+    settings = tmp_path / "home" / ".claude" / "settings.json"
+    install_hooks(settings, hook_command(program, worker="me", shared=shared))
+    assert run_claude({**claude_environ, "PYTHONPATH": str(REPOSITORY)}, "try").strip() == "tried"
+
+    def told() -> set[str]:
+        journals = list((shared / "events" / "me").glob("session-*.jsonl"))
+        lines = [json.loads(line) for path in journals for line in path.read_text().splitlines()]
+        return {line["data"]["hook"] for line in lines}
+
+    # Those that Claude Code does not wait for may still be on their way.
+    awaited = {"SessionStart", "UserPromptSubmit", "PreToolUse", "PostToolUse", "Stop", "SessionEnd"}
+    wait_until(lambda: awaited <= told(), 20, "the events of the session")
+    assert not (shared / "watcher-logs" / "me-watcher.log").exists()
+
+
+async def test_a_session_of_ones_own_reports_over_http(
+    api: MessagesApi, settings_of: Settings, claude_environ: dict[str, str], client: Client, tmp_path: Path
+) -> None:
+    async with open_worker(settings_of(WORKER_MODE="hooks", HOOK_TOKEN="s3cret", WARM_PROCESSES="0")) as worker:
+        hook = {
+            "type": "http",
+            "url": f"http://127.0.0.1:{worker.http_port}/hooks/UserPromptSubmit",
+            "headers": {"Authorization": "Bearer $HOOK_TOKEN"},
+            "allowedEnvVars": ["HOOK_TOKEN"],
+        }
+        folder = tmp_path / "home" / ".claude"
+        folder.mkdir()
+        (folder / "settings.json").write_text(json.dumps({"hooks": {"UserPromptSubmit": [{"hooks": [hook]}]}}))
+        own = {**claude_environ, "HOOK_TOKEN": "s3cret"}
+        await anyio.to_thread.run_sync(run_claude, own, "hello there")
+        journals = list((client.shared / "events" / "marie").glob("session-*.jsonl"))
+    assert len(journals) == 1
+    assert json.loads(journals[0].read_text())["data"]["prompt"] == "hello there"
