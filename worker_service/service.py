@@ -10,17 +10,13 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 
 from agent_bus.claude_credentials import find_credential
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.errors import BusError
-from agent_bus.file_queue import FileQueue
-from agent_bus.files import remove_stale
 from agent_bus.gates import Gate
-from agent_bus.intake import IntakeSettings
 from agent_bus.messages import Heartbeat, WorkerStatus
-from agent_bus.queue import TriggerEvent
+from agent_bus.queue import Queue, TriggerEvent
 from worker_service.agents.base import Agent
 from worker_service.agents.choice import make_agent
 from worker_service.agents.claude import ClaudeAgent
@@ -28,21 +24,21 @@ from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.control import ControlDesk
 from worker_service.dispatcher import Dispatcher
+from worker_service.findings import Finding
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
 from worker_service.pipe_pair import PipePair
-from worker_service.probe import Prober
 from worker_service.pulse import Pulse
 from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import Sidecar, listen, make_app, serve
 from worker_service.task_runner import DispatchSettings, TaskRunner
-from worker_service.wakeups.watcher import Watcher
+from worker_service.transports.base import Transport
+from worker_service.transports.files import FileTransport
 
 log = logging.getLogger(__name__)
 
 _LONGEST_LOGGED_BODY: Final = 2000
-_PRUNE_S: Final = 3600.0
 
 
 class Worker:
@@ -69,16 +65,9 @@ class Worker:
         self._rings_told: Counter[str] = Counter()
         self._drops_told: Counter[str] = Counter()
         layout = settings.layout
-        self.queue = FileQueue(
-            layout,
-            worker=settings.worker,
-            instance=settings.instance,
-            intake=IntakeSettings(
-                max_bytes=settings.max_trigger_bytes, settle_s=settings.settle_s, owners=settings.trigger_owners
-            ),
-            sync_results=settings.sync_results,
-            observer=self,
-        )
+        self.files = FileTransport(settings, bell=self.bell, metrics=self.metrics, observer=self)
+        self.queue: Queue = self.files.queue
+        self.transports: list[Transport] = [self.files]
         gate = None
         if settings.agent is AgentKind.CLAUDE and (credential := find_credential(settings.agent_environment)):
             gate = Gate(layout.gates, credential.fingerprint)
@@ -101,23 +90,7 @@ class Worker:
             broadcast=self.broadcast,
         )
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
-        self.watcher = Watcher(
-            self.queue,
-            self.bell,
-            self.metrics,
-            worker=settings.worker,
-            activation=settings.wake_ups.activation,
-            poll_interval_s=settings.poll_interval_s,
-            rescan_interval_s=settings.rescan_interval_s,
-        )
-        self.prober = Prober(
-            layout.probe(settings.instance),
-            queue=self.queue,
-            bell=self.bell,
-            dispatcher=self.dispatcher,
-            watcher=self.watcher,
-            interval_s=settings.probe_interval_s,
-        )
+        self.files.prove(self.dispatcher, None)
         self.pulse = Pulse(
             settings,
             http_port=self.http_port,
@@ -126,7 +99,7 @@ class Worker:
             agent=agent,
             metrics=self.metrics,
             bells=lambda: self.bells,
-            probe_age_s=lambda: self.prober.age_s,
+            probe_age_s=self.probe_age_s,
         )
         self.pulse.on_beat.append(self.look_after)
         self.desk = ControlDesk(self, self.broadcast, self.metrics, name=settings.worker)
@@ -134,12 +107,15 @@ class Worker:
         if settings.wake_ups.pipes:
             self.pipes = PipePair(layout, settings.worker, desk=self.desk, broadcast=self.broadcast)
         self.health = Health(
+            mode=settings.mode.value,
             dispatcher=self.dispatcher,
-            watcher=self.watcher,
-            prober=self.prober,
             agent=agent,
-            isolation=agent.isolation.text if isinstance(agent, ClaudeAgent) else None,
+            transports=self.transports,
+            bells=lambda: self.bells,
         )
+        if isinstance(agent, ClaudeAgent):
+            fence = Finding("isolation", True, agent.isolation.text)
+            self.health.others.append(lambda: fence)
 
     def _bridge_hooks(self, agent: Agent) -> HookBridge | None:
         settings = self.settings
@@ -214,7 +190,8 @@ class Worker:
 
     def wake(self) -> None:
         """Look at all queues now."""
-        self.queue.intake.request_scan()
+        for transport in self.transports:
+            transport.wake()
         self.bell.ring("control")
 
     def ask_to_stop(self, *, patiently: bool) -> None:
@@ -241,14 +218,19 @@ class Worker:
     def bells(self) -> list[str]:
         """The wake-up sources in force."""
         pipe = ["pipe"] if self.pipes is not None and self.pipes.trouble is None else []
-        return [*self.watcher.bells, *pipe]
+        return [bell for transport in self.transports for bell in transport.bells] + pipe
+
+    def probe_age_s(self) -> float | None:
+        """Return the seconds since the oldest of the latest proofs that what comes is heard; None before the first."""
+        ages = [transport.probe_age_s for transport in self.transports]
+        return max((age for age in ages if age is not None), default=None)
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date."""
         worker = self.settings.worker
         self.metrics.queue_depth.set(self.queue.depth())
         self.metrics.tasks_in_flight.set(len(self.dispatcher.current_tasks))
-        age = self.prober.age_s
+        age = self.probe_age_s()
         self.metrics.probe_age.set(-1 if age is None else age)
         for state, number in self.agent.processes().items():
             self.metrics.agent_processes.labels(worker, state).set(number)
@@ -268,13 +250,9 @@ class Worker:
         Raises:
             agent_bus.pipes.PipeUnavailable: a pipe cannot be made.
         """
-        layout = self.settings.layout
-        for directory in (layout.heartbeats, layout.dead_letters, layout.gates, layout.sessions, layout.released):
-            remove_stale(directory)
-        remove_stale(layout.results, suffixes=(".tmp", ".result"))
         if self.pipes is not None:
             self.pipes.open()
-        reclaimed = self.queue.reclaim()
+        reclaimed = sum(transport.start() for transport in self.transports)
         if reclaimed:
             log.info("%d interrupted task(s) taken over", reclaimed, extra={"action": "reclaimed", "count": reclaimed})
         self._enter(WorkerStatus.IDLE)
@@ -302,13 +280,6 @@ class Worker:
         self.runner.flush_log()
         if self.pipes is not None:
             self.pipes.check()
-
-    async def prune_forever(self) -> None:
-        """Take away what nobody has collected, from time to time."""
-        while True:
-            # A directory of many notices takes its time to list, which the loop has not.
-            await anyio.to_thread.run_sync(self.queue.prune_notices)
-            await anyio.sleep(_PRUNE_S)
 
 
 @asynccontextmanager
@@ -340,13 +311,11 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
         try:
             async with anyio.create_task_group() as parts, anyio.create_task_group() as workings:
                 await parts.start(serve, sidecar, listener)
-                workings.start_soon(worker.queue.run_forever, name="queue")
+                for transport in worker.transports:
+                    workings.start_soon(transport.run_forever, name="transport")
                 workings.start_soon(worker.dispatcher.run_forever, name="dispatcher")
-                workings.start_soon(worker.watcher.run_forever, name="watcher")
-                workings.start_soon(worker.prober.run_forever, name="probe")
                 workings.start_soon(worker.pulse.run_forever, name="heartbeat")
                 workings.start_soon(worker.desk.run_forever, name="control")
-                workings.start_soon(worker.prune_forever, name="prune")
                 workings.start_soon(agent.serve_forever, name="agent")
                 worker.start()
                 try:
@@ -359,7 +328,8 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
         finally:
             with anyio.CancelScope(shield=True):
                 await agent.aclose()
-            if worker.hooks is not None:
-                worker.hooks.close()
-            worker.queue.close()
+                for transport in worker.transports:
+                    await transport.aclose()
+                if worker.hooks is not None:
+                    worker.hooks.close()
             worker.stopped()

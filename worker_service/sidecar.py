@@ -17,7 +17,8 @@ from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from worker_service.health import Finding, Health
+from worker_service.findings import Finding
+from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge
 from worker_service.hooks.endpoint import add_hook_route
 from worker_service.metrics import Metrics

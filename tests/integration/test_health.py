@@ -32,12 +32,12 @@ async def test_a_well_worker_says_so(shared: Path, shop: Shop) -> None:
             assert (status, failed_parts(text)) == (200, [])
         assert "10 slots free" in text
         assert (await fetch(worker.http_port, "/nonsense"))[0] == 404
-        await async_wait_until(lambda: worker.prober.age_s is not None)
+        await async_wait_until(lambda: worker.probe_age_s() is not None)
 
 
 async def test_a_claim_that_hangs_turns_healthz_red(shared: Path, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_worker(quick_settings(shared, MAX_CONCURRENT="3")) as worker:
-        really = worker.queue.claim
+        really = worker.files.queue.claim
         hang = True
 
         async def claim() -> object:
@@ -99,7 +99,7 @@ async def test_a_watcher_that_ended_turns_healthz_red(
 
     monkeypatch.setattr(Interval, "run_forever", end)
     async with open_worker(quick_settings(shared, WORKER_MODE="polling")) as worker:
-        await async_wait_until(lambda: not worker.watcher.is_alive)
+        await async_wait_until(lambda: not worker.files.watcher.is_alive)
         status, text = await fetch(worker.http_port, "/healthz")
         assert (status, failed_parts(text)) == (503, ["watcher"])
 
@@ -109,10 +109,10 @@ async def test_a_probe_that_does_not_come_back_turns_healthz_red(
 ) -> None:
     monkeypatch.setattr("worker_service.probe._PATIENCE_S", 0.1)
     async with open_worker(quick_settings(shared, PROBE_INTERVAL="0.1", POLL_INTERVAL="0.05")) as worker:
-        await async_wait_until(lambda: worker.prober.age_s is not None)
+        await async_wait_until(lambda: worker.probe_age_s() is not None)
         assert (await fetch(worker.http_port, "/healthz"))[0] == 200
-        worker.queue.intake.probe = None
-        await async_wait_until(lambda: worker.watcher.polls and worker.prober.overdue_s > 0)
+        worker.files.queue.intake.probe = None
+        await async_wait_until(lambda: worker.files.watcher.polls and worker.files.prober.overdue_s > 0)
         status, text = await fetch(worker.http_port, "/healthz")
         assert (status, "probe" in failed_parts(text)) == (503, True)
         assert "overdue" in text
@@ -215,7 +215,7 @@ async def test_metrics_can_be_read_and_count(shared: Path, shop: Shop) -> None:
         await shop.async_letter("bad.trigger")
         shop.submit("4", "hold")
         await async_wait_until(lambda: worker.dispatcher.current_tasks == ["4"])
-        await async_wait_until(lambda: worker.prober.age_s is not None)
+        await async_wait_until(lambda: worker.probe_age_s() is not None)
         status, text = await fetch(worker.http_port, "/metrics")
         assert status == 200
         await worker.drain(0.0)

@@ -174,12 +174,12 @@ async def test_wake_finds_what_no_event_has_named(
     settings = hooks(shared, RESCAN_INTERVAL="600")
     async with open_worker(settings, ObedientAgent()) as worker:
         reader = read_status()
-        await async_wait_until(lambda: worker.prober.age_s is not None)
-        worker.watcher._watch = None
-        worker.queue.intake.notice = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        await async_wait_until(lambda: worker.probe_age_s() is not None)
+        worker.files.watcher._watch = None
+        worker.files.queue.intake.notice = lambda *args, **kwargs: None  # type: ignore[method-assign]
         shop.submit("7")
         await async_wait_until(lambda: worker.bell.rings["inotify"] > 0)
-        del worker.queue.intake.notice
+        del worker.files.queue.intake.notice
         write(layout.control_pipe("marie"), b"wake\n")
         await answered(reader, "wake")
         await shop.async_result("7")

@@ -54,7 +54,7 @@ async def test_an_overflow_of_the_event_queue_loses_nothing(shared: Path, shop: 
         for number in range(500):
             shop.submit(str(number))
         await async_wait_until(lambda: len(shop.result_ids()) == 501)
-        assert worker.watcher.fallback_reason is None
+        assert worker.files.watcher.fallback_reason is None
 
 
 @pytest.mark.parametrize("way", ["removed", "moved away", "replaced", "parent moved away"])
@@ -63,7 +63,7 @@ async def test_a_watched_directory_that_goes_is_watched_anew(shared: Path, shop:
     async with open_worker(quick_settings(shared, RESCAN_INTERVAL="0.3")) as worker:
         shop.submit("before")
         await shop.async_result("before")
-        await async_wait_until(lambda: worker.prober.age_s is not None)
+        await async_wait_until(lambda: worker.probe_age_s() is not None)
         match way:
             case "removed":
                 shutil.rmtree(triggers)
@@ -82,7 +82,7 @@ async def test_a_watched_directory_that_goes_is_watched_anew(shared: Path, shop:
         shop.submit("again")
         await shop.async_result("again")
         await async_wait_until(lambda: worker.bell.rings["inotify"] > before)
-        assert worker.watcher.bells == ["inotify", "interval"]
+        assert worker.files.watcher.bells == ["inotify", "interval"]
 
 
 async def test_a_directory_replaced_by_a_file_is_survived(shared: Path, shop: Shop) -> None:
@@ -114,8 +114,8 @@ async def test_without_instances_it_polls_and_returns_when_there_are_some(shared
             while True:
                 hoard.append(Inotify())
         async with open_worker(quick_settings(shared, POLL_INTERVAL="0.05")) as worker:
-            await async_wait_until(lambda: worker.watcher.fallback_reason)
-            assert worker.watcher.bells == ["interval"]
+            await async_wait_until(lambda: worker.files.watcher.fallback_reason)
+            assert worker.files.watcher.bells == ["interval"]
             shop.submit("7")
             await shop.async_result("7")
             status, text = await fetch(worker.http_port, "/readyz")
@@ -124,7 +124,7 @@ async def test_without_instances_it_polls_and_returns_when_there_are_some(shared
             assert fallbacks(worker, "inotify", "polling") == 1
             while hoard:
                 hoard.pop().close()
-            await async_wait_until(lambda: worker.watcher.fallback_reason is None)
+            await async_wait_until(lambda: worker.files.watcher.fallback_reason is None)
             assert fallbacks(worker, "polling", "inotify") == 1
             assert "polling" not in (await fetch(worker.http_port, "/readyz"))[1]
             before = worker.bell.rings["inotify"]
@@ -156,12 +156,12 @@ async def test_events_that_never_arrive_are_found_out_by_the_probe(
     monkeypatch.setattr("worker_service.probe._PATIENCE_S", 0.1)
     deafness = Deafness(monkeypatch, probes_arrive=False)
     async with open_worker(quick_settings(shared, POLL_INTERVAL="0.05", PROBE_INTERVAL="0.2")) as worker:
-        reason = await async_wait_until(lambda: worker.watcher.fallback_reason)
+        reason = await async_wait_until(lambda: worker.files.watcher.fallback_reason)
         assert "do not arrive" in reason
         shop.submit("7")
         await shop.async_result("7")
         deafness.lasts = False
-        await async_wait_until(lambda: worker.watcher.fallback_reason is None, what="an idle worker returns")
+        await async_wait_until(lambda: worker.files.watcher.fallback_reason is None, what="an idle worker returns")
         assert fallbacks(worker, "inotify", "polling") == fallbacks(worker, "polling", "inotify") == 1
 
 
@@ -177,18 +177,18 @@ async def test_events_of_others_that_never_arrive_are_found_out_by_a_scan(
         for number in range(100):
             shop.submit(f"x{number}")
             await shop.async_result(f"x{number}")
-            if worker.watcher.fallback_reason is not None:
+            if worker.files.watcher.fallback_reason is not None:
                 break
-        assert "without inotify events" in str(worker.watcher.fallback_reason)
-        before = worker.prober.age_s
+        assert "without inotify events" in str(worker.files.watcher.fallback_reason)
+        before = worker.probe_age_s()
         assert before is not None
-        await async_wait_until(lambda: (worker.prober.age_s or 0.0) < 0.05)
-        assert worker.watcher.fallback_reason is not None, "its own probe proves nothing"
+        await async_wait_until(lambda: (worker.probe_age_s() or 0.0) < 0.05)
+        assert worker.files.watcher.fallback_reason is not None, "its own probe proves nothing"
         deafness.lasts = False
         for number in range(5):
             shop.submit(str(number))
             await shop.async_result(str(number))
-        await async_wait_until(lambda: worker.watcher.fallback_reason is None)
+        await async_wait_until(lambda: worker.files.watcher.fallback_reason is None)
 
 
 def test_a_worker_that_was_held_up_does_not_blame_the_file_system(shared: Path, shop: Shop) -> None:
@@ -219,7 +219,7 @@ async def test_polling_mode_asks_for_no_inotify_instance(
     async with open_worker(quick_settings(shared, WORKER_MODE="polling", POLL_INTERVAL="0.05")) as worker:
         shop.submit("7")
         assert (await shop.async_result("7")).status is TaskStatus.COMPLETED
-        assert worker.watcher.bells == ["interval"]
+        assert worker.files.watcher.bells == ["interval"]
 
 
 async def test_the_loop_stays_free_while_a_backlog_is_looked_at(shared: Path, shop: Shop) -> None:

@@ -1,0 +1,1 @@
+"""The ways by which tasks come: files in a shared directory, and Redis."""
