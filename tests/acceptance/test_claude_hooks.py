@@ -14,6 +14,7 @@ import anyio.to_thread
 import pytest
 
 from agent_bus.hook_events import HOOKS
+from agent_bus.isolation import isolation_trouble
 from agent_bus.messages import TaskStatus
 from orchestrator_service.hook_installation import hook_command, install_hooks
 from tests.acceptance.conftest import Client
@@ -31,6 +32,9 @@ pytestmark = [pytest.mark.claude, pytest.mark.timeout(120)]
 Settings = Callable[..., WorkerSettings]
 
 TOOLS = "Bash,Read,Edit,Write,Agent"
+needs_isolation = pytest.mark.skipif(
+    isolation_trouble() is not None, reason=f"no isolation here: {isolation_trouble()}"
+)
 WAITED_FOR = ("UserPromptSubmit", "PreToolUse")
 """Claude Code would refuse the prompt and the tool call."""
 
@@ -234,3 +238,21 @@ async def test_a_session_of_ones_own_reports_over_http(
         journals = list((client.shared / "events" / "marie").glob("session-*.jsonl"))
     assert len(journals) == 1
     assert json.loads(journals[0].read_text())["data"]["prompt"] == "hello there"
+
+
+@pytest.mark.parametrize("isolation", ["off", pytest.param("on", marks=needs_isolation)])
+async def test_installed_hooks_leave_the_pools_sessions_alone(
+    api: MessagesApi, settings_of: Settings, client: Client, tmp_path: Path, isolation: str
+) -> None:
+    settings = tmp_path / "home" / ".claude" / "settings.json"
+    program, mark = tmp_path / "codehornets", tmp_path / "mark"
+    # Says that it ran, and with what the worker has told it.
+    program.write_text(f'#!/bin/sh\necho "$CODEHORNETS_WORKER" >> {mark}\n')
+    program.chmod(0o755)
+    install_hooks(settings, hook_command([str(program)], worker="me", shared=client.shared))
+    async with open_worker(settings_of(WORKER_MODE="hooks", AGENT_ISOLATION=isolation)):
+        client.submit("t1", "hello")
+        await until(client.has_result("t1"), 40)
+        await until(mark.exists, 20, "the installed hook")
+    assert set(mark.read_text().split()) == {"marie"}
+    assert names_of(client, "t1") == ["SessionStart", "UserPromptSubmit", "Stop", "SessionEnd"]

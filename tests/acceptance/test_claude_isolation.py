@@ -53,6 +53,8 @@ def calls_on(shared: Path, workspace: Path) -> list[tuple[str, dict[str, Any]]]:
         ("Bash", {"command": f"cat {secret}"}),
         ("Bash", {"command": f"echo hi > {folder / 'forged.json'}"}),
         ("Glob", {"pattern": f"{secret.parent}/*"}),
+        ("Read", {"file_path": str(workspace / "link" / "secret.trigger")}),
+        ("Bash", {"command": "cat link/secret.trigger"}),
         ("Write", {"file_path": str(workspace / ".claude" / "settings.json"), "content": "{}"}),
     ]
 
@@ -67,6 +69,7 @@ async def test_the_machinery_is_denied_and_a_workspace_beside_it_works(
     secret = client.shared / "triggers" / "anga" / "secret.trigger"
     secret.parent.mkdir(parents=True)
     secret.write_text("PLUGH")
+    (workspace / "link").symlink_to(secret.parent)
     denied = calls_on(client.shared, workspace)
     works = [
         ("Write", {"file_path": str(workspace / "own.txt"), "content": "mine"}),
@@ -90,7 +93,7 @@ async def test_the_machinery_is_denied_and_a_workspace_beside_it_works(
     assert (workspace / "copy.txt").read_text() == "mine"
     assert secret.read_text() == "PLUGH"
     assert sorted(path.name for path in (client.shared / "results" / "marie").iterdir()) == ["t1.json"]
-    left = sorted(path.name for path in workspace.iterdir() if path.name != ".claude")
+    left = sorted(path.name for path in workspace.iterdir() if path.name not in (".claude", "link"))
     assert left == ["copy.txt", "own.txt"]
 
 
