@@ -90,13 +90,14 @@ class FileQueue:
         self._limits = intake
         self._observer = observer
         self._store = ClaimStore(layout, instance)
-        self._notices = ResultNotices(layout.orchestrator_triggers, worker=worker, instance=instance)
+        self.notices = ResultNotices(layout.orchestrator_triggers, worker=worker, instance=instance)
+        """Tells the orchestrator of results."""
         self._results = ResultStore(
             layout.results,
             self._store.prefix,
             sync=sync_results,
             mend=self._store.mend,
-            notices=self._notices,
+            notices=self.notices,
         )
         self._refusals = Refusals(
             worker=worker,
@@ -144,10 +145,6 @@ class FileQueue:
         if reclaimed:
             self._observer.ready()
         return len(reclaimed)
-
-    def prune_notices(self) -> int:
-        """Remove notices of results that nobody took for a day; slow where there are many."""
-        return self._notices.prune()
 
     # -- the queue's interface, see agent_bus.queue.Queue
 

@@ -49,7 +49,7 @@ class Queue(Protocol):
         """Take the next task: highest priority first, then oldest. None when nothing can be taken now."""
 
     async def extend(self, claim: Claim) -> None:
-        """Renew the lease, in a queue that has one; a directory has none, so nobody calls it yet."""
+        """Renew the lease, in a queue that has one; such a queue also does so by itself while it runs."""
 
     async def remember(self, claim: Claim, *, session_id: str | None) -> None:
         """Store the conversation's id with the claim, so that whoever takes the task over can resume it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agent_bus.layout import is_worker_name
+from agent_bus.redis_url import parse_redis_url
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -74,7 +75,12 @@ class Environment:
         try:
             return parse(text)
         except (ValueError, OverflowError) as error:
-            shown = "set" if variable in SECRET_VARIABLES else repr(text if len(text) <= 80 else f"{text[:77]}…")
+            if variable in SECRET_VARIABLES:
+                # Only what the parser says on purpose, which holds no secret, is passed on.
+                raise SettingsError(
+                    f"{variable} is set and cannot be used: {str(error) or f'allowed is {allowed}'}."
+                ) from None
+            shown = repr(text if len(text) <= 80 else f"{text[:77]}…")
             raise SettingsError(f"{variable} is {shown}; allowed is {allowed}.") from error
 
     def seconds(
@@ -188,9 +194,12 @@ def model(text: str) -> str:
 
 
 def redis_url(text: str) -> str:
-    """Read the URL of a Redis."""
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError
+    """Read the URL of a Redis.
+
+    Raises:
+        ValueError: it cannot be used; the text says why and holds no password.
+    """
+    parse_redis_url(text)
     return text
 
 

@@ -63,6 +63,9 @@ class Metrics:
             "control_commands", "Commands carried out, by command and by where they came from.", "command", "source"
         )
         self.control_errors = self._counter("control_errors", "Lines that were no command, by source.", "source")
+        self.redis_connected = self._gauge("redis_connected", "Whether Redis answers: 1 or 0.")
+        self.redis_losses = self._counter("redis_losses", "How often Redis went away.")
+        self.redis_drops = self._counter("redis_drops", "Messages to Redis channels that were dropped.")
         self.results_refused = self._counter("results_refused", "Results not stored since another one was there first.")
         self.result_retries = self._counter("result_retries", "Failed attempts to store a result.")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -15,6 +17,7 @@ from agent_bus.claude_credentials import find_credential
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.errors import BusError
 from agent_bus.gates import Gate
+from agent_bus.joined_queue import JoinedQueue
 from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
 from worker_service.agents.base import Agent
@@ -28,6 +31,7 @@ from worker_service.findings import Finding
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
+from worker_service.modes import Activation
 from worker_service.pipe_pair import PipePair
 from worker_service.pulse import Pulse
 from worker_service.settings import AgentKind, WorkerSettings
@@ -35,6 +39,7 @@ from worker_service.sidecar import Sidecar, listen, make_app, serve
 from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.transports.base import Transport
 from worker_service.transports.files import FileTransport
+from worker_service.transports.redis import RedisTransport
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +70,14 @@ class Worker:
         self._rings_told: Counter[str] = Counter()
         self._drops_told: Counter[str] = Counter()
         layout = settings.layout
-        self.files = FileTransport(settings, bell=self.bell, metrics=self.metrics, observer=self)
-        self.queue: Queue = self.files.queue
-        self.transports: list[Transport] = [self.files]
-        gate = None
-        if settings.agent is AgentKind.CLAUDE and (credential := find_credential(settings.agent_environment)):
-            gate = Gate(layout.gates, credential.fingerprint)
+        self.desk = ControlDesk(self, self.broadcast, self.metrics, name=settings.worker)
+        self.files: FileTransport | None = None
+        if settings.serves_files:
+            self.files = FileTransport(settings, bell=self.bell, metrics=self.metrics, observer=self)
+        self.redis = self._open_redis()
+        self.transports: list[Transport] = [each for each in (self.files, self.redis) if each is not None]
+        self.queue = self._join_queues()
+        gate = self._find_gate()
         dispatching = DispatchSettings(
             worker=settings.worker,
             instance=settings.instance,
@@ -88,9 +95,12 @@ class Worker:
             gate=gate,
             bell=self.bell,
             broadcast=self.broadcast,
+            keep_journals=self.files is not None,
+            notices=None if self.files is None else self.files.queue.notices,
         )
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
-        self.files.prove(self.dispatcher, None)
+        if self.files is not None:
+            self.files.prove(self.dispatcher, self._announce_probe())
         self.pulse = Pulse(
             settings,
             http_port=self.http_port,
@@ -102,7 +112,8 @@ class Worker:
             probe_age_s=self.probe_age_s,
         )
         self.pulse.on_beat.append(self.look_after)
-        self.desk = ControlDesk(self, self.broadcast, self.metrics, name=settings.worker)
+        if self.redis is not None:
+            self.pulse.on_beat.append(self.redis.carry)
         self.pipes: PipePair | None = None
         if settings.wake_ups.pipes:
             self.pipes = PipePair(layout, settings.worker, desk=self.desk, broadcast=self.broadcast)
@@ -132,6 +143,48 @@ class Worker:
         if isinstance(agent, ClaudeAgent):
             agent.bridge = bridge
         return bridge
+
+    def _open_redis(self) -> RedisTransport | None:
+        if self.settings.redis_url is None:
+            return None
+        redis = RedisTransport(
+            self.settings,
+            bell=self.bell,
+            metrics=self.metrics,
+            observer=self,
+            files=self.files,
+            on_control=lambda line: self.desk.take(line, "redis"),
+            on_bad_message=lambda reason: self.desk.refuse(reason, "redis"),
+            on_returned=lambda: self.runner.retry_now(),
+        )
+        if redis.link is not None:
+            self.broadcast.add(redis)
+        return redis
+
+    def _join_queues(self) -> Queue:
+        if self.files is not None and self.redis is not None:
+            return JoinedQueue(self.files.queue, self.redis.queue)
+        transport = self.files or self.redis
+        assert transport is not None
+        return transport.queue
+
+    def _find_gate(self) -> Gate | None:
+        settings = self.settings
+        if settings.agent is not AgentKind.CLAUDE:
+            return None
+        credential = find_credential(settings.agent_environment)
+        if credential is None:
+            return None
+        if self.redis is not None:
+            return self.redis.share_gate(credential.fingerprint)
+        return Gate(settings.layout.gates, credential.fingerprint)
+
+    def _announce_probe(self) -> Callable[[Path], None] | None:
+        redis = self.redis
+        if redis is None or redis.link is None or self.settings.wake_ups.activation is not Activation.REDIS:
+            return None
+        link, bell = redis.link, redis.queue.keys.bell
+        return lambda path: link.publish(bell, os.fsencode(path))
 
     # -- what the queue tells (agent_bus.file_queue.QueueObserver)
 
@@ -237,6 +290,10 @@ class Worker:
         for source, rings in self.bell.rings.items():
             self.metrics.wakeups.labels(worker, source).inc(rings - self._rings_told[source])
             self._rings_told[source] = rings
+        if self.redis is not None:
+            self.metrics.redis_connected.set(int(self.redis.connected))
+            self.metrics.redis_drops.inc(self.redis.dropped - self._drops_told["redis"])
+            self._drops_told["redis"] = self.redis.dropped
         if self.pipes is not None:
             for reason, drops in self.pipes.drops.items():
                 self.metrics.pipe_drops.labels(worker, reason).inc(drops - self._drops_told[reason])

@@ -19,6 +19,8 @@ from agent_bus.gates import Gate, GateNotice
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import OnInterrupt, Result, TaskError, TaskStatus, utc_now
 from agent_bus.queue import Claim, Queue
+from agent_bus.redis_keys import result_by_id
+from agent_bus.result_notices import ResultNotices
 from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
 from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
@@ -92,8 +94,22 @@ class TaskRunner:
         bell: Bell,
         broadcast: Broadcast,
         keep_journals: bool = True,
+        notices: ResultNotices | None = None,
     ) -> None:
-        """Wire a runner; without `keep_journals` events are broadcast and not kept."""
+        """Wire a runner.
+
+        Args:
+            settings: What it goes by.
+            queue: Where tasks come from and results go.
+            agent: Who does the work.
+            metrics: Told of what ends.
+            layout: Where journals are.
+            gate: The credential's gate.
+            bell: Rung when something can be claimed again.
+            broadcast: Told of events.
+            keep_journals: Whether events are kept in files as well.
+            notices: Told of results that are not files; the file queue tells of its own.
+        """
         self._settings = settings
         self._queue = queue
         self._agent = agent
@@ -104,6 +120,7 @@ class TaskRunner:
         self._bell = bell
         self._broadcast = broadcast
         self._keep_journals = keep_journals
+        self._notices = notices
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.running: dict[str, Running] = {}
@@ -301,6 +318,7 @@ class TaskRunner:
         outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
         result = self._result(claim, outcome, now)
         await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
+        self._tell(claim, result)
         self._count(result)
 
     async def _finish(self, claim: Claim, running: Running, result: Result) -> None:
@@ -309,6 +327,7 @@ class TaskRunner:
             with running.storing:
                 if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
                     self._metrics.results_refused.inc()
+                self._tell(claim, result)
                 self._count(result)
                 done = True
         finally:
@@ -367,6 +386,11 @@ class TaskRunner:
             exit_code=exit_code,
             timestamp=now,
         )
+
+    def _tell(self, claim: Claim, result: Result) -> None:
+        if self._notices is not None and claim.transport == "redis":
+            error = None if result.error is None else result.error.message
+            self._notices.tell(result.task_id, result.status, result_by_id(result.task_id), error)
 
     def _count(self, result: Result) -> None:
         worker = self._settings.worker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -12,10 +13,13 @@ import anyio.to_thread
 from agent_bus.file_queue import FileQueue, QueueObserver
 from agent_bus.files import remove_stale
 from agent_bus.intake import IntakeSettings
+from agent_bus.layout import TASK_SUFFIX, TRIGGER_SUFFIX
+from agent_bus.trigger_index import Source
 from worker_service.bell import Bell
 from worker_service.dispatcher import Dispatcher
 from worker_service.findings import Finding
 from worker_service.metrics import Metrics
+from worker_service.modes import Activation
 from worker_service.probe import Prober
 from worker_service.settings import WorkerSettings
 from worker_service.wakeups.watcher import Watcher
@@ -111,6 +115,25 @@ class FileTransport:
         """Look at all directories now."""
         self.queue.intake.request_scan()
 
+    def bell_rang(self) -> None:
+        """Look at all directories, where messages and not the kernel tell of new files."""
+        if self._settings.wake_ups.activation is Activation.REDIS:
+            self.queue.intake.request_scan()
+
+    def look_for(self, task_id: str) -> None:
+        """Look at the files in which a task of this id would be."""
+        self.queue.intake.notice(Source.TASKS, f"{task_id}{TASK_SUFFIX}")
+        self.queue.intake.notice(Source.TRIGGERS, f"task-{task_id}{TRIGGER_SUFFIX}")
+
+    def look_at(self, path: str) -> bool:
+        """Look at one file; False when it lies in none of this worker's directories."""
+        directory, name = os.path.split(path)
+        for source in (Source.TRIGGERS, Source.TASKS):
+            if name and os.path.normpath(directory) == str(self.queue.intake.directories[source]):
+                self.queue.intake.notice(source, name)
+                return True
+        return False
+
     async def run_forever(self) -> None:
         """Serve until cancelled."""
         async with anyio.create_task_group() as tasks:
@@ -123,7 +146,7 @@ class FileTransport:
     async def _prune_forever(self) -> None:
         while True:
             # A directory of many notices takes its time to list, which the loop has not.
-            await anyio.to_thread.run_sync(self.queue.prune_notices)
+            await anyio.to_thread.run_sync(self.queue.notices.prune)
             await anyio.sleep(_PRUNE_S)
 
     async def aclose(self) -> None:

@@ -1,0 +1,106 @@
+"""The queue's way to Redis: runs scripts and commands, mends what can be mended, knows whether Redis is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from agent_bus import redis_keys
+from agent_bus.errors import QueueUnavailable
+from agent_bus.redis_connection import close_client, explain, failures, make_client
+from agent_bus.redis_scripts import Script
+from agent_bus.redis_url import RedisAddress, RedisKind
+
+Argument = str | bytes | int | float
+
+
+class RedisCaller:
+    """Sends commands; every failure is a `QueueUnavailable` with one sentence and no password."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        """Connect with the first command."""
+        self.address = address
+        self.client: Any = make_client(address)
+        self.connected = False
+        """Whether the last command was answered."""
+        self.answered_since: float | None = None
+        """Since when, by the monotonic clock, every command was answered; None while one was not."""
+        self.trouble: str | None = f"Redis at {address.shown} has not answered yet"
+        """Why it cannot be used, or None."""
+        self.on_change: list[Callable[[bool], None]] = []
+        """Called with True when Redis answers again, and with False when it does not any more."""
+        self._failures = failures()
+        self._send = self.client.execute_command
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys of different names may lie on different servers."""
+        return self.address.kind is RedisKind.CLUSTER
+
+    async def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a script whose first key is a task stream or the results; makes group and script where they are gone.
+
+        Raises:
+            QueueUnavailable: it was not run, or its answer was lost on the way.
+        """
+        command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        for _ in range(3):
+            try:
+                answer = await self._send(*command)
+            except self._failures as error:
+                text = str(error)
+                if "NOSCRIPT" in text or "No matching script" in text:
+                    command = ("EVAL", script.text, *command[2:])
+                elif "NOGROUP" in text:
+                    await self._make_group(keys[0])
+                else:
+                    raise self._failed(error) from None
+            else:
+                if not self.connected:
+                    self._answered()
+                return answer
+        raise QueueUnavailable(f"Redis at {self.address.shown} loses its data while it is used")
+
+    async def command(self, *parts: Argument) -> Any:
+        """Send one command.
+
+        Raises:
+            QueueUnavailable: it failed, or its answer was lost on the way.
+        """
+        try:
+            answer = await self._send(*parts)
+        except self._failures as error:
+            raise self._failed(error) from None
+        if not self.connected:
+            self._answered()
+        return answer
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await close_client(self.client)
+
+    async def _make_group(self, stream: str) -> None:
+        try:
+            await self._send("XGROUP", "CREATE", stream, redis_keys.GROUP, "0", "MKSTREAM")
+        except self._failures as error:
+            # Another replica may have been faster.
+            if "BUSYGROUP" not in str(error):
+                raise self._failed(error) from None
+
+    def _answered(self) -> None:
+        self.connected = True
+        self.answered_since = time.monotonic()
+        self.trouble = None
+        for listener in self.on_change:
+            listener(True)
+
+    def _failed(self, error: BaseException) -> QueueUnavailable:
+        told = explain(error, self.address)
+        was_connected, self.connected = self.connected, False
+        self.answered_since = None
+        self.trouble = told
+        if was_connected:
+            for listener in self.on_change:
+                listener(False)
+        return QueueUnavailable(told)

@@ -1,0 +1,209 @@
+"""Redis from the client's side: hand tasks in, wait for results, cancel, watch, and look after the dead letters.
+
+Without asyncio, for the command line and for programs that have no loop of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from agent_bus.dead_letters import DeadLetterError
+from agent_bus.errors import DeadLetterReason, QueueUnavailable
+from agent_bus.messages import Heartbeat, Result, TaskStatus
+from agent_bus.redis_connection import explain, failures, make_blocking_client
+from agent_bus.redis_keys import HEARTBEAT_PREFIX, HOOKS_PREFIX, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
+from agent_bus.redis_url import RedisAddress, RedisKind
+
+_LONGEST_BLOCK_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RedisLetter:
+    """A dead letter in Redis."""
+
+    name: str
+    """Its entry in the stream of dead letters."""
+    reason: str
+    message: str
+    task_id: str | None
+    task: bytes
+    """What was handed in."""
+    entry: str
+    """The entry that it had among the tasks."""
+    attempts: int
+    buried_at: str
+    worker: str
+    instance: str
+
+
+class RedisClient:
+    """A client of the team. Every method raises `QueueUnavailable`, one sentence without a password."""
+
+    def __init__(self, address: RedisAddress) -> None:
+        """Connect with the first call (to a cluster: now).
+
+        Raises:
+            QueueUnavailable: it is a cluster and does not answer.
+        """
+        self._address = address
+        self._failures = failures()
+        with self._explained():
+            self._redis: Any = make_blocking_client(address)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def submit(self, worker: str, task: dict[str, Any]) -> str:
+        """Hand a task in and ring the worker's bell; returns its id, which is made up where the task has none."""
+        keys = WorkerKeys(worker)
+        body = json.dumps(task, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        with self._explained():
+            if self._address.kind is RedisKind.CLUSTER:
+                entry = self._redis.xadd(keys.tasks, {"task": body})
+                self._redis.publish(keys.bell, b"")
+            else:
+                with self._redis.pipeline(transaction=False) as pipe:
+                    pipe.xadd(keys.tasks, {"task": body})
+                    pipe.publish(keys.bell, b"")
+                    entry = pipe.execute()[0]
+        return str(task.get("task_id") or f"{worker}-{entry.decode()}")
+
+    def result(self, task_id: str, *, wait_s: float = 0.0) -> Result | None:
+        """Return the task's result, waiting so many seconds for it; None when there is none by then."""
+        deadline = time.monotonic() + wait_s
+        with self._explained():
+            newest = self._redis.xrevrange(RESULTS, count=1)
+            after = newest[0][0] if newest else b"0-0"
+            while True:
+                body = self._redis.get(result_by_id(task_id))
+                if body is not None:
+                    return Result.model_validate_json(body)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                # Any new result is reason to look again.
+                block_ms = max(1, int(1000 * min(left, _LONGEST_BLOCK_S)))
+                if told := self._redis.xread({RESULTS: after}, count=1000, block=block_ms):
+                    after = told[0][1][-1][0]
+
+    def cancel(self, worker: str, task_id: str) -> None:
+        """Ask for the end of a task, whether it waits or runs."""
+        with self._explained():
+            self._redis.set(WorkerKeys(worker).cancel(task_id), b"1", ex=INDEX_TTL_S)
+        self.control(worker, {"command": "cancel", "task_id": task_id})
+
+    def control(self, worker: str | None, command: dict[str, Any]) -> int:
+        """Send a command to all instances of a worker, or of all workers; returns how many subscribers heard it."""
+        channel = "control:all" if worker is None else WorkerKeys(worker).control
+        with self._explained():
+            return int(self._redis.publish(channel, json.dumps(command).encode()))
+
+    def heartbeats(self) -> list[Heartbeat]:
+        """Return the heartbeats of all living instances, by worker and instance."""
+        beats = []
+        with self._explained():
+            for key in self._redis.scan_iter(match=f"{HEARTBEAT_PREFIX}*", count=500):
+                body = self._redis.get(key)
+                try:
+                    beats.append(Heartbeat.model_validate_json(body or b""))
+                except ValidationError:
+                    continue
+        return sorted(beats, key=lambda beat: (beat.worker, beat.instance))
+
+    def watch(self, worker: str | None = None) -> Iterator[tuple[str, bytes]]:
+        """Yield (worker, event as JSON) as they come, of one worker or of all, until the iterator is closed."""
+        with self._explained():
+            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+            try:
+                if worker is None:
+                    pubsub.psubscribe(f"{HOOKS_PREFIX}*")
+                else:
+                    pubsub.subscribe(WorkerKeys(worker).hooks)
+                while True:
+                    message = pubsub.get_message(timeout=_LONGEST_BLOCK_S)
+                    if message is not None and message["type"] in ("message", "pmessage"):
+                        yield message["channel"].decode().removeprefix(HOOKS_PREFIX), message["data"]
+            finally:
+                pubsub.close()
+
+    # -- dead letters
+
+    def dead_letters(self, worker: str) -> list[RedisLetter]:
+        """Return the worker's dead letters, oldest first."""
+        with self._explained():
+            rows = self._redis.xrange(WorkerKeys(worker).dead_letters)
+        return [_letter(name, fields) for name, fields in rows]
+
+    def find_dead_letter(self, worker: str, name: str) -> RedisLetter:
+        """Return the letter of that name or task id; the newest where several share an id.
+
+        Raises:
+            DeadLetterError: there is none.
+        """
+        matches = [letter for letter in self.dead_letters(worker) if name in (letter.name, letter.task_id)]
+        if not matches:
+            raise DeadLetterError(f"No dead letter {name!r} in {WorkerKeys(worker).dead_letters}.")
+        return matches[-1]
+
+    def replay(self, worker: str, letter: RedisLetter) -> str:
+        """Hand the letter's task in again; returns its entry. A failed result makes way, any other one does not.
+
+        Raises:
+            DeadLetterError: the task has a result that is not a failure, or the letter holds no task.
+        """
+        keys = WorkerKeys(worker)
+        if not letter.task.lstrip().startswith(b"{"):
+            raise DeadLetterError(f"Dead letter {letter.name} holds no task; hand it in anew and drop the letter.")
+        with self._explained():
+            if letter.task_id is not None and letter.reason != DeadLetterReason.DUPLICATE:
+                result = self.result(letter.task_id)
+                if result is not None and result.status is not TaskStatus.FAILED:
+                    raise DeadLetterError(
+                        f"Task {letter.task_id} has a result that is not a failure ({result.status.value}); "
+                        "only a failed one makes way for a new run."
+                    )
+                self._redis.delete(result_by_id(letter.task_id))
+            # The letter goes last: a crash in between leaves it where it is.
+            entry = self._redis.xadd(keys.tasks, {"task": letter.task})
+            self._redis.publish(keys.bell, b"")
+            self._redis.xdel(keys.dead_letters, letter.name)
+        return str(entry.decode())
+
+    def drop(self, worker: str, letter: RedisLetter) -> None:
+        """Delete the letter."""
+        with self._explained():
+            self._redis.xdel(WorkerKeys(worker).dead_letters, letter.name)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except self._failures as error:
+            raise QueueUnavailable(explain(error, self._address)) from None
+
+
+def _letter(name: bytes, fields: dict[bytes, bytes]) -> RedisLetter:
+    def text(field: str) -> str:
+        return fields.get(field.encode(), b"").decode("utf-8", "replace")
+
+    attempts = text("attempts")
+    return RedisLetter(
+        name=name.decode(),
+        reason=text("reason"),
+        message=text("message"),
+        task_id=text("task_id") or None,
+        task=fields.get(b"task", b""),
+        entry=text("entry"),
+        attempts=int(attempts) if attempts.isdigit() else 0,
+        buried_at=text("buried_at"),
+        worker=text("worker"),
+        instance=text("instance"),
+    )

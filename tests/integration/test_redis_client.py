@@ -1,0 +1,209 @@
+"""The client's side and the shared gate, against a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent_bus.dead_letters import DeadLetterError
+from agent_bus.errors import DeadLetterReason, QueueUnavailable
+from agent_bus.gates import GateNotice
+from agent_bus.messages import Heartbeat, TaskStatus, WorkerStatus, utc_now
+from agent_bus.redis_caller import RedisCaller
+from agent_bus.redis_client import RedisClient
+from agent_bus.redis_keys import gate
+from agent_bus.redis_url import parse_redis_url
+from agent_bus.shared_gate import SharedGate
+from tests.integration.redis_harness import KEYS, answer, replica
+from tests.redis_server import RedisServer, running_redis
+from tests.waiting import async_wait_until, wait_until
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    with running_redis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[RedisClient]:
+    client = RedisClient(parse_redis_url(server.url))
+    yield client
+    client.close()
+
+
+async def test_a_task_is_handed_in_and_its_result_waited_for(server: RedisServer, client: RedisClient) -> None:
+    async with replica(server) as one:
+        assert client.submit("marie", {"task_id": "t", "description": "x"}) == "t"
+        made_up = client.submit("marie", {"description": "x"})
+        assert client.result("t") is None
+        waiting = asyncio.create_task(asyncio.to_thread(client.result, "t", wait_s=10))
+        for _ in range(2):
+            claim = await one.next()
+            await one.queue.complete(claim, answer(claim))
+        result = await waiting
+        assert result is not None and result.status is TaskStatus.COMPLETED
+        assert client.result(made_up) is not None
+
+
+async def test_cancel_reaches_a_waiting_task_and_the_control_channel(server: RedisServer, client: RedisClient) -> None:
+    with server.client() as raw, raw.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(KEYS.control)
+        pubsub.get_message(timeout=5)
+        client.submit("marie", {"task_id": "t", "description": "x"})
+        client.cancel("marie", "t")
+        message = wait_until(lambda: pubsub.get_message(timeout=1))
+        assert b'"cancel"' in message["data"]
+    async with replica(server) as one:
+        assert (await one.next()).cancelled
+
+
+async def test_heartbeats_are_listed_and_vanish(server: RedisServer, client: RedisClient) -> None:
+    async with replica(server) as one:
+        beat = Heartbeat(
+            worker="marie",
+            instance=one.queue.instance,
+            timestamp=utc_now(),
+            status=WorkerStatus.IDLE,
+            mode="hybrid",
+            pid=1,
+            version="1",
+            interval_seconds=0.1,
+        )
+        await one.queue.beat(beat)
+        with server.client() as raw:
+            assert 0 < raw.pttl(KEYS.heartbeat(one.queue.instance)) <= 300
+        await async_wait_until(lambda: not client.heartbeats())
+        await one.queue.beat(beat.model_copy(update={"interval_seconds": 10.0}))
+        assert [found.instance for found in client.heartbeats()] == [one.queue.instance]
+
+
+def test_events_are_watched(server: RedisServer, client: RedisClient) -> None:
+    stop = threading.Event()
+
+    def tell() -> None:
+        with server.client() as raw:
+            while not stop.is_set():
+                raw.publish("hooks:marie", b'{"event": "x"}')
+                stop.wait(0.01)
+
+    teller = threading.Thread(target=tell)
+    teller.start()
+    try:
+        for wanted in (None, "marie"):
+            events = client.watch(wanted)
+            assert next(events) == ("marie", b'{"event": "x"}')
+            events.close()  # type: ignore[attr-defined]
+    finally:
+        stop.set()
+        teller.join()
+
+
+async def test_dead_letters_are_listed_replayed_and_dropped(server: RedisServer, client: RedisClient) -> None:
+    async with replica(server) as one:
+        client.submit("marie", {"task_id": "t", "description": "x"})
+        claim = await one.next()
+        failed = answer(claim, status=TaskStatus.FAILED)
+        await one.queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, "it never ended", failed)
+        (letter,) = client.dead_letters("marie")
+        assert (letter.task_id, letter.reason) == ("t", "attempts_exhausted")
+        assert client.find_dead_letter("marie", "t") == letter == client.find_dead_letter("marie", letter.name)
+        client.replay("marie", letter)
+        assert client.dead_letters("marie") == []
+        again = await one.next()
+        assert again.task.task_id == "t"
+        await one.queue.complete(again, answer(again))
+        with pytest.raises(DeadLetterError, match="not a failure"):
+            client.replay("marie", letter)
+        client.submit("marie", {"task_id": "t", "description": "x"})
+        assert await one.none_left()
+        await async_wait_until(lambda: len(client.dead_letters("marie")) == 1)
+        client.drop("marie", client.find_dead_letter("marie", client.dead_letters("marie")[0].name))
+        with pytest.raises(DeadLetterError, match="No dead letter"):
+            client.find_dead_letter("marie", "t")
+
+
+def test_a_redis_that_is_away_is_one_sentence(tmp_path: Path) -> None:
+    client = RedisClient(parse_redis_url(RedisServer(tmp_path, password="sesam").url))
+    with pytest.raises(QueueUnavailable, match="cannot be used") as caught:
+        client.submit("marie", {"description": "x"})
+    assert "sesam" not in str(caught.value)
+    client.close()
+
+
+# -- the gate
+
+
+class Host:
+    """A worker's gate on a host of its own."""
+
+    def __init__(self, url: str, directory: Path | None = None) -> None:
+        self.caller = RedisCaller(parse_redis_url(url))
+        self.rings = 0
+        self.gate = SharedGate("abc", directory=directory, caller=self.caller, on_closed=self._ring)
+
+    def _ring(self) -> None:
+        self.rings += 1
+
+
+@asynccontextmanager
+async def host(url: str, directory: Path | None = None) -> AsyncIterator[Host]:
+    one = Host(url, directory)
+    life = asyncio.create_task(one.gate.run_forever())
+    try:
+        yield one
+    finally:
+        life.cancel()
+        with suppress(asyncio.CancelledError):
+            await life
+        await one.caller.aclose()
+
+
+def notice(seconds: float) -> GateNotice:
+    until = utc_now() + timedelta(seconds=seconds)
+    return GateNotice(kind="five_hour", until=until, message="limit", worker="marie")
+
+
+async def test_a_gate_closed_on_one_host_is_closed_on_the_others(server: RedisServer, tmp_path: Path) -> None:
+    async with host(server.url, tmp_path) as one, host(server.url) as other:
+        one.gate.close_until(notice(60))
+        assert one.gate.closed() is not None
+        with server.client() as client:
+            body = await asyncio.to_thread(wait_until, lambda: client.get(gate("abc")))
+            assert 0 < client.pttl(gate("abc")) <= 60_000
+        other.gate.hear(b"nonsense")
+        other.gate.hear(body.replace(b'"abc"', b'"def"'))
+        assert other.gate.closed() is None
+        other.gate.hear(body)
+        assert other.gate.closed() is not None and other.rings == 1
+    async with host(server.url) as newcomer:
+        await async_wait_until(lambda: newcomer.gate.closed() is not None)
+
+
+async def test_the_later_moment_stays_and_an_open_gate_is_open(server: RedisServer) -> None:
+    async with host(server.url) as one, host(server.url) as other:
+        one.gate.close_until(notice(60))
+        with server.client() as client:
+            await asyncio.to_thread(wait_until, lambda: client.pttl(gate("abc")) > 50_000)
+            other.gate.close_until(notice(0.3))
+            await async_wait_until(lambda: other.gate.closed() is None)
+            assert client.pttl(gate("abc")) > 50_000
+
+
+async def test_a_gate_closed_while_redis_is_away_is_told_later(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    async with host(server.url) as one:
+        one.gate.close_until(notice(60))
+        assert one.gate.closed() is not None
+        server.start()
+        try:
+            with server.client() as client:
+                await asyncio.to_thread(wait_until, lambda: client.get(gate("abc")))
+        finally:
+            server.kill()

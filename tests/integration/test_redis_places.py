@@ -1,0 +1,141 @@
+"""Where Redis may be: TLS, a Unix socket, another database, behind sentinels, in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from agent_bus.errors import DeadLetterReason
+from agent_bus.messages import TaskStatus
+from agent_bus.redis_client import RedisClient
+from agent_bus.redis_url import parse_redis_url
+from tests.integration.redis_harness import answer, replica
+from tests.redis_server import RedisServer, free_port, running_redis
+from tests.waiting import async_wait_until, wait_until
+from worker_service.wakeups.pubsub import LinkListener, RedisLink
+
+
+async def go_round(url: str) -> None:
+    """Let a task, a session, a release, a refusal and a bell go through the Redis of this URL."""
+    client = RedisClient(parse_redis_url(url))
+    heard: list[bytes] = []
+    link = RedisLink(parse_redis_url(url), worker="marie", listener=LinkListener(on_activate=heard.append))
+    life = asyncio.create_task(link.run_forever())
+    try:
+        async with replica(url) as one:
+            await async_wait_until(lambda: link.connected, what=f"{link.trouble}")
+            client.submit("marie", {"task_id": "bad"})
+            client.submit("marie", {"task_id": "a", "description": "x", "session": "talk"})
+            client.submit("marie", {"task_id": "b", "description": "x", "priority": "urgent"})
+            claim = await one.next()
+            assert claim.task.task_id == "b", one.queue.trouble
+            assert await one.queue.complete(claim, answer(claim))
+            claim = await one.next()
+            await one.queue.remember(claim, session_id="conversation")
+            await one.queue.release(claim, spend_attempt=True)
+            claim = await one.next()
+            assert (claim.task.task_id, claim.attempt, claim.session_id) == ("a", 2, "conversation")
+            failed = answer(claim, status=TaskStatus.FAILED)
+            await one.queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, "it never ended", failed)
+            client.submit("marie", {"task_id": "b", "description": "x"})
+            assert await one.none_left()
+            await async_wait_until(lambda: len(client.dead_letters("marie")) == 3)
+            await one.queue.leases.tend()
+            await one.queue.leases.reclaim()
+            assert await one.queue.enqueue_activated(b'{"task_id": "c", "description": "x"}', "c")
+            claim = await one.next()
+            assert await one.queue.complete(claim, answer(claim))
+            assert one.queue.depth() == 0
+            await async_wait_until(lambda: heard)
+            link.publish("hooks:marie", b"x")
+        for task_id, status in (("a", TaskStatus.FAILED), ("b", TaskStatus.COMPLETED), ("bad", TaskStatus.FAILED)):
+            result = client.result(task_id)
+            assert result is not None and result.status is status
+    finally:
+        life.cancel()
+        with suppress(asyncio.CancelledError):
+            await life
+        client.close()
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A certificate authority and a certificate for 127.0.0.1, made for this test."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path / "tls"
+    folder.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl(*("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=Test CA"))
+    openssl(*("req", *key, "-keyout", "redis.key", "-out", "redis.csr", "-subj", "/CN=redis"))
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
+    signing = ("x509", "-req", "-in", "redis.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial")
+    openssl(*signing, "-out", "redis.crt", "-days", "2", "-extfile", "names")
+    return folder
+
+
+async def test_tls_with_a_certificate_authority_of_its_own(tmp_path: Path, certificates: Path) -> None:
+    port = free_port()
+    options = ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", f"{certificates}/redis.crt", "--tls-key-file", f"{certificates}/redis.key"]
+    options += ["--tls-ca-cert-file", f"{certificates}/ca.crt"]
+    with running_redis(tmp_path / "redis", *options, password="sesam"):
+        await go_round(f"rediss://:sesam@127.0.0.1:{port}/0?ssl_ca_certs={certificates}/ca.crt")
+        async with replica(f"rediss://:sesam@127.0.0.1:{port}/0") as distrustful:
+            assert await distrustful.none_left()
+            trouble = distrustful.queue.trouble or ""
+            assert "certificate" in trouble.lower() and "sesam" not in trouble
+
+
+async def test_a_unix_socket_and_another_database(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "redis", "--unixsocket", str(tmp_path / "s"), password="sesam") as server:
+        await go_round(f"unix://{tmp_path}/s?db=3&password=sesam")
+        with server.client() as client:
+            assert client.dbsize() == 0
+
+
+@pytest.fixture
+def watched_master(tmp_path: Path) -> Iterator[tuple[RedisServer, int]]:
+    """A master and the port of a sentinel that watches it."""
+    with running_redis(tmp_path / "master", password="sesam") as master:
+        port = free_port()
+        conf = tmp_path / "sentinel.conf"
+        conf.write_text(
+            f"bind 127.0.0.1\nport {port}\ndir {tmp_path}\n"
+            f"sentinel monitor main 127.0.0.1 {master.port} 1\nsentinel auth-pass main sesam\n"
+        )
+        program = shutil.which("redis-sentinel") or shutil.which("redis-server") or "redis-server"
+        with (tmp_path / "sentinel.log").open("wb") as log:
+            process = subprocess.Popen([program, str(conf), "--sentinel"], stdout=log, stderr=log)
+        try:
+            yield master, port
+        finally:
+            process.kill()
+            process.wait()
+
+
+async def test_the_master_is_found_through_a_sentinel(watched_master: tuple[RedisServer, int]) -> None:
+    _, port = watched_master
+    await go_round(f"redis+sentinel://:sesam@127.0.0.1:{port}/main/2")
+
+
+async def test_a_cluster_keeps_the_indexes_beside_their_stream(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "redis", "--cluster-enabled", "yes") as server:
+        with server.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok")
+        await go_round(f"redis+cluster://127.0.0.1:{server.port}")
+    with running_redis(tmp_path / "single") as single:
+        async with replica(f"redis+cluster://127.0.0.1:{single.port}") as one:
+            assert await one.none_left()
+            assert "no cluster" in (one.queue.trouble or "")
