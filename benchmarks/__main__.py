@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import claude, control, files, over_redis
+from benchmarks import claude, control, files, hooks, over_redis
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
 from benchmarks.peers.processes import PeerError
 from benchmarks.peers.redis_server import open_redis
@@ -50,6 +50,8 @@ class Scale:
     claude_samples: int = 100
     cold_samples: int = 20
     claude_tasks: int = 120
+    hook_calls: int = 80
+    hook_rounds: int = 5
 
 
 QUICK = Scale(
@@ -63,6 +65,8 @@ QUICK = Scale(
     claude_samples=20,
     cold_samples=5,
     claude_tasks=24,
+    hook_calls=40,
+    hook_rounds=2,
 )
 
 
@@ -203,6 +207,21 @@ def measure_claude(scale: Scale) -> list[Row]:
     ]
 
 
+def measure_hooks(scale: Scale) -> list[Row]:
+    """Measure the bridge of Claude Code's hooks."""
+    cost = hooks.hook_cost(scale.hook_calls, scale.hook_rounds)
+    command_s = hooks.command_seconds(scale.cold_samples)
+    return [
+        Row(
+            "the hook bridge, added per hook event, as the real CLI sees it",
+            "p50 ≤ 5 ms",
+            f"p50 {cost.p50_ms:.1f} ms ({cost.without.p50_ms:.0f} → {cost.bridged.p50_ms:.0f} ms a tool call)",
+            cost.p50_ms <= 5,
+        ),
+        Row("`codehornets hook`, start to end", "", f"{1000 * command_s:.0f} ms", None),
+    ]
+
+
 def measure_peers(names: list[str], scale: Scale) -> list[PeerFigures]:
     """Measure the peers on one local Redis."""
     try:
@@ -263,7 +282,8 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parser.add_argument("--only", choices=("files", "control", "redis", "claude", "peers"), help="one part alone")
+    parts_there = ("files", "control", "redis", "claude", "hooks", "peers")
+    parser.add_argument("--only", choices=parts_there, help="one part alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scale = QUICK if options.quick else Scale()
@@ -282,6 +302,8 @@ def main() -> None:
             parts["redis"] = lambda: measure_redis(scale, peers)
         if options.only in (None, "claude"):
             parts["claude"] = lambda: measure_claude(scale)
+        if options.only in (None, "hooks"):
+            parts["hooks"] = lambda: measure_hooks(scale)
         rows: list[Row] = []
         for part in parts.values():
             rows += part()

@@ -46,6 +46,8 @@ def claude_environ(tmp_path: Path, api: MessagesApi) -> dict[str, str]:
         "HTTP_PORT": "0",
         "SHUTDOWN_GRACE": "10",
         "HEARTBEAT_INTERVAL": "0.5",
+        # What a test sees must not depend on the machine; the tests of the isolation turn it on.
+        "AGENT_ISOLATION": "off",
     }
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.harness import REPOSITORY, child_worker
 
-PAGES = ("README.md", "docs/tasks.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md")
 
 _BLOCK = re.compile(r"^<!-- (example|output) -->\n```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -195,3 +195,13 @@ def test_a_default_workspace_is_made_and_a_named_one_must_be_there(tmp_path: Pat
 
 def test_a_worker_does_not_import_what_lies_in_the_current_directory() -> None:
     assert worker_command("ann")[1:] == ["-P", "-m", "worker_service", "ann"]
+
+
+def test_rules_beside_the_team_file_are_those_of_its_workers(tmp_path: Path) -> None:
+    team = team_of(tmp_path, "[workers.ann]\n[workers.bob.environment]\nHOOKS_CONFIG = '/own.json'\n")
+    for name in ("ann", "bob"):
+        (tmp_path / "hooks-config").mkdir(exist_ok=True)
+        (tmp_path / "hooks-config" / f"{name}-hooks.json").write_text("[]")
+    made = [worker_environment(team, team.worker(name), {}, shared_dir=tmp_path / "s") for name in ("ann", "bob")]
+    assert made[0]["HOOKS_CONFIG"] == str(tmp_path / "hooks-config" / "ann-hooks.json")
+    assert made[1]["HOOKS_CONFIG"] == "/own.json"
