@@ -18,6 +18,7 @@ import redis.exceptions
 
 from agent_bus.redis_url import COMMAND_TIMEOUT_S
 
+_CLOSE_S = 1.0
 _pack: Any = hiredis.pack_command
 
 
@@ -86,7 +87,7 @@ class Wire(asyncio.Protocol):
     async def aclose(self) -> None:
         """Close the connection; what waits fails."""
         self._break(redis.exceptions.ConnectionError("the connection was closed"))
-        await self._closed
+        await asyncio.wait([self._closed], timeout=_CLOSE_S)
         await self._connection.disconnect(nowait=True)
 
     def abandon(self) -> None:
@@ -122,4 +123,7 @@ async def open_wire(client: redis.asyncio.Redis) -> Wire:
     await connection.connect()
     wire = Wire(connection, connection.socket_timeout or COMMAND_TIMEOUT_S)
     wire._transport.set_protocol(wire)
+    if wire._transport.is_closing():
+        # It was lost before the protocol was there to be told.
+        wire.connection_lost(None)
     return wire

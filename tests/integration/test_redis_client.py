@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent_bus.dead_letters import DeadLetterError
@@ -155,14 +156,14 @@ class Host:
 @asynccontextmanager
 async def host(url: str, directory: Path | None = None) -> AsyncIterator[Host]:
     one = Host(url, directory)
-    life = asyncio.create_task(one.gate.run_forever())
-    try:
-        yield one
-    finally:
-        life.cancel()
-        with suppress(asyncio.CancelledError):
-            await life
-        await one.caller.aclose()
+    # As in the worker: a cancellation that the library swallows while it reconnects is delivered again.
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.gate.run_forever)
+        try:
+            yield one
+        finally:
+            tasks.cancel_scope.cancel()
+    await one.caller.aclose()
 
 
 def notice(seconds: float) -> GateNotice:
