@@ -14,10 +14,9 @@ import anyio.to_thread
 import pytest
 
 from agent_bus.hook_events import HOOKS
-from agent_bus.isolation import isolation_trouble
 from agent_bus.messages import TaskStatus
 from orchestrator_service.hook_installation import hook_command, install_hooks
-from tests.acceptance.conftest import Client
+from tests.acceptance.conftest import Client, needs_isolation
 from tests.integration.harness import REPOSITORY, fetch
 from tests.standin.messages_api import MessagesApi, hang, reply, tool_use
 from tests.waiting import async_wait_until as until
@@ -32,9 +31,6 @@ pytestmark = [pytest.mark.claude, pytest.mark.timeout(120)]
 Settings = Callable[..., WorkerSettings]
 
 TOOLS = "Bash,Read,Edit,Write,Agent"
-needs_isolation = pytest.mark.skipif(
-    isolation_trouble() is not None, reason=f"no isolation here: {isolation_trouble()}"
-)
 WAITED_FOR = ("UserPromptSubmit", "PreToolUse")
 """Claude Code would refuse the prompt and the tool call."""
 

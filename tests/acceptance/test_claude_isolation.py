@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent_bus.isolation import isolation_trouble
 from agent_bus.messages import TaskStatus
-from tests.acceptance.conftest import Client
+from tests.acceptance.conftest import Client, needs_isolation
 from tests.integration.harness import fetch
 from tests.standin.messages_api import MessagesApi, hang, reply, tool_use
 from tests.waiting import async_wait_until as until
@@ -33,10 +32,6 @@ SECRETS = {
     "API_TOKEN": "hunter4",
     "AGENT_ENV": "HOOK_TOKEN,API_TOKEN",
 }
-
-needs_isolation = pytest.mark.skipif(
-    (trouble := isolation_trouble()) is not None, reason=f"no isolation here: {trouble}"
-)
 
 
 def outcomes(api: MessagesApi, prompt: str) -> list[dict[str, Any]]:
