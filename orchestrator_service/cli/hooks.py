@@ -61,16 +61,19 @@ def uninstall(settings: Path | None) -> int:
 
 
 def check(files: list[Path], *, shared_dir: Path | None) -> int:
-    """Check files of hook rules; without any, those of the shared directory. 1 when something is wrong."""
+    """Check files of hook rules, by default those of the shared directory and beside the team file; 1 if one is wrong."""
     shared = _shared(shared_dir)
     layout = WorkerLayout.under(shared, "orchestrator")
     logs = Path(os.environ.get("LOG_DIR") or layout.logs).absolute()
-    chosen = files or sorted(layout.hooks_config.glob("*-hooks.json"))
+    beside_team = find_team(None).path.parent / layout.hooks_config.name
+    chosen = files or [
+        path for place in (layout.hooks_config, beside_team) for path in sorted(place.glob("*-hooks.json"))
+    ]
     missing = next((path for path in files if not path.is_file()), None)
     if missing is not None:
         raise UserError(f"There is no file {missing}.")
     if not chosen:
-        print(f"no rules in {layout.hooks_config}")
+        print(f"no rules in {layout.hooks_config} or {beside_team}")
     wrong = False
     for path in chosen:
         problems = check_rules(path, Places(shared=shared, logs=logs))
