@@ -61,7 +61,7 @@ def uninstall(settings: Path | None) -> int:
 
 
 def check(files: list[Path], *, shared_dir: Path | None) -> int:
-    """Check files of hook rules, by default those of the shared directory and beside the team file; 1 if one is wrong."""
+    """Check hook rules, by default those of the shared directory and beside the team file; 1 if one is wrong."""
     shared = _shared(shared_dir)
     layout = WorkerLayout.under(shared, "orchestrator")
     logs = Path(os.environ.get("LOG_DIR") or layout.logs).absolute()

@@ -283,7 +283,7 @@ async def test_a_flood_leaves_the_worker_to_its_tasks(
     path = layout.control_pipe("marie")
     async with open_worker(hooks(shared), ObedientAgent()) as worker:
         flood = asyncio.create_task(asyncio.to_thread(write, path, b"nonsense\nwake\n" * 50_000))
-        await async_wait_until(lambda: worker.pipes and worker.pipes._control._held_back)
+        await async_wait_until(lambda: worker.pipes and worker.pipes._control._lines.is_behind)
         shop.submit("7")
         await shop.async_result("7")
         assert (await fetch(worker.http_port, "/healthz"))[0] == 200

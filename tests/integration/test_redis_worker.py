@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -227,6 +228,33 @@ async def test_commands_by_redis_are_answered_there(
         "prompt",
         "task_ended",
     ]
+
+
+async def test_a_flood_of_commands_leaves_the_worker_to_its_tasks(
+    shared: Path, shop: Shop, server: RedisServer
+) -> None:
+    async with open_worker(quick_settings(shared, REDIS_URL=server.url), ObedientAgent()) as worker:
+        await async_wait_until(lambda: listening(worker))
+
+        def flood() -> None:
+            with server.client() as sending:
+                for _ in range(50):
+                    with sending.pipeline(transaction=False) as pipe:
+                        for _ in range(1000):
+                            pipe.publish("control:marie", b"wake")
+                            pipe.publish("control:all", b"nonsense")
+                        pipe.execute()
+
+        flooding = asyncio.create_task(asyncio.to_thread(flood))
+        await async_wait_until(lambda: worker.redis and worker.redis._commands.is_behind)
+        shop.submit("7")
+        await shop.async_result("7")
+        assert (await fetch(worker.http_port, "/healthz"))[0] == 200
+        await asyncio.wait_for(flooding, 60)
+        await async_wait_until(lambda: worker.redis and not worker.redis._commands.is_behind, 30)
+        with server.client() as sending:
+            sending.publish("control:marie", b"pause")
+            await async_wait_until(lambda: worker.dispatcher.paused)
 
 
 async def test_a_waiting_task_on_redis_is_cancelled(server: RedisServer, client: RedisClient, tmp_path: Path) -> None:

@@ -21,12 +21,15 @@ from worker_service.metrics import Metrics
 from worker_service.settings import WorkerSettings
 from worker_service.transports.files import FileTransport
 from worker_service.wakeups.interval import Interval
+from worker_service.wakeups.pacing import Paced
 from worker_service.wakeups.pubsub import LinkListener, RedisLink
 
 log = logging.getLogger(__name__)
 
 _MOST_TASKS_WAITING: Final = 1000
 """Tasks that came as messages and are not in the stream yet."""
+_MOST_COMMANDS_WAITING: Final = 10_000
+"""Commands of a flood that are not carried out yet; what comes beyond is refused."""
 _CLOSE_S: Final = 5.0
 
 
@@ -62,6 +65,7 @@ class RedisTransport:
         self._bell = bell
         self._metrics = metrics
         self._files = files
+        self._commands = Paced(on_control)
         self._on_bad_message = on_bad_message
         self._on_returned = on_returned
         address = parse_redis_url(settings.redis_url)
@@ -78,7 +82,7 @@ class RedisTransport:
         if settings.wake_ups.redis:
             listener = LinkListener(
                 on_activate=self._activated,
-                on_control=on_control,
+                on_control=self._commanded,
                 on_gate=self._gate_closed,
                 on_connected=self._returned,
                 on_lost=self._lost,
@@ -172,6 +176,7 @@ class RedisTransport:
 
     async def aclose(self) -> None:
         """Give back what is still held; what Redis does not take now is another one's when its lease is over."""
+        self._commands.close()
         with anyio.move_on_after(_CLOSE_S):
             if self.connected and self._heartbeat is not None:
                 try:
@@ -225,6 +230,13 @@ class RedisTransport:
     def _gate_closed(self, message: bytes) -> None:
         if self.gate is not None:
             self.gate.hear(message)
+
+    def _commanded(self, line: bytes) -> None:
+        if len(self._commands) >= _MOST_COMMANDS_WAITING:
+            self._on_bad_message(f"a command was dropped: {_MOST_COMMANDS_WAITING} others wait; send it again later")
+            return
+        self._commands.put(line)
+        self._commands.work_soon()
 
     def _activated(self, message: bytes) -> None:
         meaning = parse_activation(message, max_bytes=self._settings.max_trigger_bytes)

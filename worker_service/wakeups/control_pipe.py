@@ -10,20 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from agent_bus.commands import LONGEST_COMMAND_BYTES, shown
 from agent_bus.pipes import PipeUnavailable, is_same_pipe, make_pipe, open_for_reading
+from worker_service.wakeups.pacing import Paced
 
 log = logging.getLogger(__name__)
 
 _CHUNK_BYTES: Final = 65_536
-_SLICE_S: Final = 0.001
-"""The rest of the worker has its turn after so long, however many lines there are."""
 _UNENDED_S: Final = 5.0
 """The rest of a line may come this much later; after that whoever began it has gone."""
 
@@ -40,14 +37,12 @@ class ControlPipe:
             on_bad: Given a sentence for each line that is too long or never ended.
         """
         self._path = path
-        self._on_line = on_line
         self._on_bad = on_bad
         self._descriptor: int | None = None
-        self._lines: deque[bytes] = deque()
+        self._lines = Paced(on_line, on_empty=self._go_on)
         self._partial = bytearray()
         self._skipping = False
         self._stale: asyncio.TimerHandle | None = None
-        self._next_slice: asyncio.Handle | None = None
         self._held_back = False
         """Whether lines wait here, so that none is read."""
         self.trouble: str | None = None
@@ -79,9 +74,9 @@ class ControlPipe:
 
     def close(self) -> None:
         """Stop reading; the pipe stays for the next worker of this name."""
-        for handle in (self._stale, self._next_slice):
-            if handle is not None:
-                handle.cancel()
+        if self._stale is not None:
+            self._stale.cancel()
+        self._lines.close()
         self._close_descriptor()
 
     def _listen(self) -> None:
@@ -117,7 +112,8 @@ class ControlPipe:
                 self.trouble = str(error)
             return
         self._split(chunk)
-        self._work()
+        self._lines.work()
+        self._hold_back()
 
     def _split(self, chunk: bytes) -> None:
         *ended, rest = chunk.split(b"\n")
@@ -141,7 +137,7 @@ class ControlPipe:
         if len(line) > LONGEST_COMMAND_BYTES:
             self._refuse_long(line)
         elif line.strip():
-            self._lines.append(line)
+            self._lines.put(line)
 
     def _refuse_long(self, line: bytes) -> None:
         self._on_bad(f"a line of more than {LONGEST_COMMAND_BYTES} bytes is no command: {shown(line)}")
@@ -163,20 +159,13 @@ class ControlPipe:
         if partial.strip():
             self._on_bad(f"{shown(partial)} was dropped: {reason}")
 
-    def _work(self) -> None:
-        self._next_slice = None
-        slice_end = time.monotonic() + _SLICE_S
-        while self._lines:
-            self._on_line(self._lines.popleft())
-            if time.monotonic() >= slice_end:
-                break
-        loop = asyncio.get_running_loop()
-        if self._lines:
-            if not self._held_back and self._descriptor is not None:
-                loop.remove_reader(self._descriptor)
+    def _hold_back(self) -> None:
+        if self._lines.is_behind and not self._held_back and self._descriptor is not None:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
             self._held_back = True
-            self._next_slice = loop.call_soon(self._work)
-        elif self._held_back:
+
+    def _go_on(self) -> None:
+        if self._held_back:
             self._held_back = False
             if self._descriptor is not None:
                 self._listen()
