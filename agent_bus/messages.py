@@ -147,6 +147,24 @@ def encode_result(result: Result) -> bytes:
         return json.dumps(result.model_dump(), default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
+def refusal_result(task_id: str, *, kind: str, message: str, worker: str, instance: str) -> Result:
+    """Return the failed result of a task that was set aside before it was ever run."""
+    now = utc_now()
+    text = f"The task was set aside: {message}."
+    return Result(
+        task_id=task_id,
+        worker=worker,
+        instance=instance,
+        status=TaskStatus.FAILED,
+        error=TaskError(kind=kind, message=text),
+        attempts=0,
+        completed_at=now,
+        timestamp=now,
+        exit_code=1,
+        stderr=text,
+    )
+
+
 class WorkerStatus(StrEnum):
     """What a worker is doing, as its heartbeat tells."""
 

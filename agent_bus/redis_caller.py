@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable
@@ -12,7 +13,12 @@ from agent_bus.redis_connection import close_client, explain, failures, make_cli
 from agent_bus.redis_scripts import Script
 from agent_bus.redis_url import RedisAddress, RedisKind
 
+if TYPE_CHECKING:
+    from agent_bus.redis_wire import Wire
+
 Argument = str | bytes | int | float
+
+_NOT_THE_MASTER: Final = ("READONLY", "MASTERDOWN", "LOADING")
 
 
 class RedisCaller:
@@ -32,6 +38,10 @@ class RedisCaller:
         """Called with True when Redis answers again, and with False when it does not any more."""
         self._failures = failures()
         self._send = self.client.execute_command
+        # The short way is for one server, and for answers as RESP 2 has them.
+        self._is_short = address.kind is not RedisKind.CLUSTER and address.options.get("protocol", 2) == 2
+        self._wire: Wire | None = None
+        self._opening = asyncio.Lock()
 
     @property
     def is_cluster(self) -> bool:
@@ -47,7 +57,7 @@ class RedisCaller:
         command: tuple[Argument, ...] = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
         for _ in range(3):
             try:
-                answer = await self._send(*command)
+                answer = await self._send_soon(command)
             except self._failures as error:
                 text = str(error)
                 if "NOSCRIPT" in text or "No matching script" in text:
@@ -78,7 +88,29 @@ class RedisCaller:
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._wire is not None:
+            await self._wire.aclose()
         await close_client(self.client)
+
+    async def _send_soon(self, command: tuple[Argument, ...]) -> Any:
+        if not self._is_short:
+            return await self._send(*command)
+        wire = self._wire
+        if wire is None or wire.broken:
+            wire = await self._open_wire()
+        return await wire.send(command)
+
+    async def _open_wire(self) -> Wire:
+        from agent_bus.redis_wire import open_wire
+
+        async with self._opening:
+            if self._wire is not None:
+                if not self._wire.broken:
+                    return self._wire
+                await self._wire.aclose()
+            self._wire = None
+            self._wire = await open_wire(self.client)
+            return self._wire
 
     async def _make_group(self, stream: str) -> None:
         try:
@@ -100,6 +132,9 @@ class RedisCaller:
         was_connected, self.connected = self.connected, False
         self.answered_since = None
         self.trouble = told
+        if self._wire is not None and any(sign in str(error) for sign in _NOT_THE_MASTER):
+            # The sentinels are asked anew who the master is.
+            self._wire.abandon()
         if was_connected:
             for listener in self.on_change:
                 listener(False)

@@ -29,6 +29,8 @@ _MEANINGS = (
     ("OutOfMemoryError", "its memory is full (maxmemory); make room, or allow it more"),
     ("OOM ", "its memory is full (maxmemory); make room, or allow it more"),
     ("MISCONF", "it cannot write its data to the disk and so takes no changes; mend its disk"),
+    ("LOADING ", "it is loading its data and not ready yet"),
+    ("MASTERDOWN", "it is a replica that has lost its master"),
     ("BusyLoadingError", "it is loading its data and not ready yet"),
     ("BUSY ", "it is busy with a long script"),
     ("MasterDownError", "it is a replica that has lost its master"),

@@ -20,7 +20,7 @@ from agent_bus import redis_keys
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.errors import DeadLetterReason, QueueUnavailable, TriggerRejected
 from agent_bus.heartbeats import MISSED_BEATS
-from agent_bus.messages import Heartbeat, Result, TaskError, TaskStatus, encode_result, utc_now
+from agent_bus.messages import Heartbeat, Result, encode_result, refusal_result, utc_now
 from agent_bus.queue import Claim
 from agent_bus.redis_caller import Argument, RedisCaller
 from agent_bus.redis_entries import Refused
@@ -328,19 +328,12 @@ class RedisQueue:
         """Answer for it where its id is known, write the letter, then end the entry."""
         refusal = refused.refusal
         if refusal.task_id is not None:
-            error = TaskError(kind=refusal.reason.value, message=f"The task was set aside: {refusal.message}.")
-            now = utc_now()
-            answer = Result(
-                task_id=refusal.task_id,
+            answer = refusal_result(
+                refusal.task_id,
+                kind=refusal.reason.value,
+                message=refusal.message,
                 worker=self._worker,
                 instance=self._instance,
-                status=TaskStatus.FAILED,
-                error=error,
-                attempts=0,
-                completed_at=now,
-                timestamp=now,
-                exit_code=1,
-                stderr=error.message,
             )
             arguments: list[Argument] = [*self._result_limits, refusal.task_id, encode_result(answer)]
             words = await self.caller.run(store_only(), (RESULTS,), arguments)

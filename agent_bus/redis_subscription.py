@@ -1,65 +1,141 @@
-"""The live events on `hooks:NAME`, heard without asyncio, and with a question now and then whether Redis lives."""
+"""A subscription whose messages are handed over in the very callback in which they arrive.
+
+redis-py connects, greets and signs in; after that the connection's transport is taken over, as in `redis_wire.py`.
+What wakes a worker should not take the way through a stream, a task and a timer for each message.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from agent_bus.redis_keys import HOOKS_PREFIX, WorkerKeys
-from agent_bus.redis_url import COMMAND_TIMEOUT_S
+import hiredis
+import redis.asyncio
+import redis.exceptions
 
-_PING_S: Final = 5.0
-"""After so long a silence Redis is asked for a sign of life."""
+_pack: Any = hiredis.pack_command
 
 
-class Subscription:
-    """The events of one worker or of all, from the moment on in which this is made. Made by `RedisClient.listen`."""
+class Subscription(asyncio.Protocol):
+    """One connection that listens on channels. Made by `open_subscription`."""
 
-    def __init__(self, redis: Any, worker: str | None, explained: Callable[[], AbstractContextManager[None]]) -> None:
-        """Subscribe, and wait until Redis says that it is done: what is published after this is heard."""
-        self._explained = explained
-        self._pinged_at: float | None = None
-        with explained():
-            self._pubsub: Any = redis.pubsub()
+    def __init__(self, connection: Any, channels: Iterable[str], on_message: Callable[[bytes, bytes], None]) -> None:
+        self._connection = connection
+        """redis-py's: kept, since it closes the transport when it is collected."""
+        self._transport: asyncio.Transport = connection._writer.transport
+        self._reader = hiredis.Reader(replyError=redis.exceptions.ResponseError)
+        self._on_message = on_message
+        self._unconfirmed = {channel.encode() for channel in channels}
+        self._confirmed = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.heard_at = time.monotonic()
+        """When Redis last said anything, by the monotonic clock."""
+
+    def data_received(self, data: bytes) -> None:
+        """Hand over what came."""
+        self.heard_at = time.monotonic()
+        self._heard.set()
+        self._reader.feed(data)
+        while True:
             try:
-                if worker is None:
-                    self._pubsub.psubscribe(f"{HOOKS_PREFIX}*")
-                else:
-                    self._pubsub.subscribe(WorkerKeys(worker).hooks)
-                if self._pubsub.get_message(timeout=COMMAND_TIMEOUT_S) is None:
-                    raise TimeoutError
-            except BaseException:
-                self._pubsub.close()
-                raise
-        self._heard_at = time.monotonic()
+                reply = self._reader.gets()
+            except hiredis.HiredisError as error:
+                self._end(redis.exceptions.InvalidResponse(str(error)))
+                return
+            if reply is False:
+                return
+            if isinstance(reply, redis.exceptions.RedisError):
+                self._end(reply)
+                return
+            if not isinstance(reply, list) or len(reply) != 3:
+                continue
+            kind, channel, content = reply
+            if kind == b"message":
+                self._on_message(channel, content)
+            elif kind == b"subscribe":
+                self._unconfirmed.discard(channel)
+                if not self._unconfirmed:
+                    self._confirmed.set()
 
-    def next(self, within_s: float) -> tuple[str, bytes] | None:
-        """Return (worker, event as JSON), or None when none came within so many seconds.
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever listens."""
+        self._end(redis.exceptions.ConnectionError(str(exc or "the server closed the connection")))
+
+    async def confirmed(self) -> None:
+        """Return once every channel is subscribed.
 
         Raises:
-            QueueUnavailable: Redis is gone, or gives no sign of life.
+            redis.exceptions.RedisError: the connection was lost, or the server refused.
         """
-        deadline = time.monotonic() + within_s
-        with self._explained():
-            while True:
-                now = time.monotonic()
-                due = self._heard_at + _PING_S if self._pinged_at is None else self._pinged_at + COMMAND_TIMEOUT_S
-                message = self._pubsub.get_message(timeout=max(0.0, min(deadline, due) - now))
-                now = time.monotonic()
-                if message is not None:
-                    self._heard_at, self._pinged_at = now, None
-                    if message["type"] in ("message", "pmessage"):
-                        return message["channel"].decode().removeprefix(HOOKS_PREFIX), message["data"]
-                elif now >= due:
-                    if self._pinged_at is not None:
-                        raise TimeoutError
-                    self._pinged_at = now
-                    self._pubsub.ping()
-                if now >= deadline:
-                    return None
+        await self._first(self._confirmed.wait(), None)
 
-    def close(self) -> None:
+    async def stays_for(self, seconds: float) -> None:
+        """Return after so many seconds.
+
+        Raises:
+            redis.exceptions.RedisError: the connection was lost in that time.
+        """
+        await asyncio.wait([self._lost], timeout=seconds)
+        if self._lost.done():
+            self._lost.result()
+
+    async def answers_within(self, seconds: float) -> bool:
+        """Ask for a sign of life and tell whether one came in time.
+
+        Raises:
+            redis.exceptions.RedisError: the connection was lost.
+        """
+        self._heard.clear()
+        self._transport.write(_pack(("PING",)))
+        return await self._first(self._heard.wait(), seconds)
+
+    async def _first(self, waited_for: Any, seconds: float | None) -> bool:
+        waiting = asyncio.ensure_future(waited_for)
+        try:
+            await asyncio.wait([waiting, self._lost], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        if self._lost.done():
+            self._lost.result()
+        return waiting.done() and not waiting.cancelled()
+
+    async def aclose(self) -> None:
         """Close the connection."""
-        self._pubsub.close()
+        self._end(redis.exceptions.ConnectionError("the connection was closed"))
+        await self._connection.disconnect(nowait=True)
+
+    def _end(self, error: redis.exceptions.RedisError) -> None:
+        if not self._lost.done():
+            self._lost.set_exception(error)
+            # Nobody may be waiting at this moment; whoever waits next is told.
+            self._lost.exception()
+        self._transport.abort()
+
+
+async def open_subscription(
+    client: redis.asyncio.Redis, channels: Iterable[str], on_message: Callable[[bytes, bytes], None]
+) -> Subscription:
+    """Connect by way of the client's pool and subscribe; messages may come before the channels are confirmed.
+
+    Args:
+        client: Whose server it is.
+        channels: What to listen on.
+        on_message: Given the channel and the message, on the event loop; must not block or raise.
+
+    Raises:
+        redis.exceptions.RedisError: it does not connect.
+        OSError: the same.
+    """
+    pool: Any = client.connection_pool
+    connection: Any = pool.make_connection()
+    await connection.connect()
+    names = tuple(channels)
+    subscription = Subscription(connection, names, on_message)
+    subscription._transport.set_protocol(subscription)
+    if subscription._transport.is_closing():
+        subscription.connection_lost(None)
+    subscription._transport.write(_pack(("SUBSCRIBE", *names)))
+    return subscription

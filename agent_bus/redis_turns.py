@@ -38,6 +38,7 @@ PATIENCE_S: Final = 0.05
 later is kept for the next claim."""
 _SPARE_S: Final = 1.0
 """What nobody claims for so long goes back."""
+_STOPPED: Final = "the worker is stopping"
 _FIRST_RETRY_S: Final = 0.05
 _LONGEST_RETRY_S: Final = 1.0
 
@@ -104,6 +105,7 @@ class Turns:
         self._endings: deque[Ending] = deque()
         self._wanted = asyncio.Event()
         self._hints = 1
+        self._stopped = False
         self._hinted = True
         self._spares: deque[Claim] = deque()
         self._retry_s = _FIRST_RETRY_S
@@ -121,7 +123,7 @@ class Turns:
         """Take the next task; None, at once, when there is nothing as far as is known."""
         if self._spares:
             return self._spares.popleft()
-        if not self._hinted:
+        if not self._hinted or self._stopped:
             return None
         waiter: asyncio.Future[Claim | None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
@@ -140,7 +142,10 @@ class Turns:
             ResultNotStored: nothing was acknowledged.
         """
         stored: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._endings.append(Ending(entry, task_id, session, body, stored))
+        ending = Ending(entry, task_id, session, body, stored)
+        if self._stopped:
+            raise self._not_stored(ending, _STOPPED)
+        self._endings.append(ending)
         self._wanted.set()
         return await stored
 
@@ -152,14 +157,19 @@ class Turns:
                 for number in range(_TURNS_AT_ONCE):
                     tasks.start_soon(self._take_turns, name=f"redis turns {number}")
         finally:
+            self._stopped = True
             self._cancel_timers()
             _answer_all(list(self._waiters))
+            self._refuse_all(list(self._endings), _STOPPED)
             self._waiters.clear()
+            self._endings.clear()
 
     async def _take_turns(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            # Whoever has just been woken by the turn before has its say first: one turn then serves them all.
+            await asyncio.sleep(0)
             while self._waiters or self._endings:
                 await self._take_turn()
 
@@ -194,7 +204,7 @@ class Turns:
         except BaseException:
             # Cancelled: what Redis did cannot be known; the entries are found by their owner's name.
             _answer_all(waiters)
-            self._refuse_all(endings, "the worker is stopping")
+            self._refuse_all(endings, _STOPPED)
             raise
         self._retry_s = _FIRST_RETRY_S
         can_be_taken, self.depth, wait_ms = int(reply[0]), int(reply[1]), int(reply[2])

@@ -11,7 +11,7 @@ from agent_bus.claim_store import ClaimStore
 from agent_bus.dead_letters import DeadLetter, DeadLetterBox
 from agent_bus.errors import TriggerRejected
 from agent_bus.files import read_untrusted
-from agent_bus.messages import Result, TaskError, TaskStatus, utc_now
+from agent_bus.messages import refusal_result, utc_now
 from agent_bus.result_store import ResultStore
 from agent_bus.trigger_reader import TaskBody, read_body, task_id_in_name
 
@@ -52,23 +52,14 @@ class Refusals:
         task_id = refusal.task_id
         if task_id is None or self._results.has(task_id) or self.is_claimed(task_id, apart_from):
             return
-        now = utc_now()
-        error = TaskError(kind=refusal.reason.value, message=f"The task was set aside: {refusal.message}.")
-        self._results.store_now(
-            Result(
-                task_id=task_id,
-                worker=self._worker,
-                instance=self._instance,
-                status=TaskStatus.FAILED,
-                error=error,
-                attempts=0,
-                completed_at=now,
-                timestamp=now,
-                exit_code=1,
-                stderr=error.message,
-            ),
-            self._store.new_uid(),
+        answer = refusal_result(
+            task_id,
+            kind=refusal.reason.value,
+            message=refusal.message,
+            worker=self._worker,
+            instance=self._instance,
         )
+        self._results.store_now(answer, self._store.new_uid())
 
     def bury(self, path: str, original: str, refusal: TriggerRejected, *, attempts: int) -> None:
         """Move the file to the dead letters.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import claude, files
+from benchmarks import claude, control, files, hooks, over_redis
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
 from benchmarks.peers.processes import PeerError
 from benchmarks.peers.redis_server import open_redis
@@ -50,6 +50,8 @@ class Scale:
     claude_samples: int = 100
     cold_samples: int = 20
     claude_tasks: int = 120
+    hook_calls: int = 80
+    hook_rounds: int = 5
 
 
 QUICK = Scale(
@@ -63,6 +65,8 @@ QUICK = Scale(
     claude_samples=20,
     cold_samples=5,
     claude_tasks=24,
+    hook_calls=40,
+    hook_rounds=2,
 )
 
 
@@ -124,6 +128,57 @@ def measure_files(scale: Scale, peers: list[PeerFigures]) -> list[Row]:
     return rows
 
 
+def measure_control(scale: Scale) -> list[Row]:
+    """Measure the control pipe."""
+    line = control.control_latency(scale.samples)
+    return [
+        Row(
+            "line written to the control pipe → command handled and answered",
+            "p50 ≤ 0.3 ms, p99 ≤ 2 ms",
+            f"p50 {line.p50_ms:.2f} ms, p99 {line.p99_ms:.2f} ms",
+            line.p50_ms <= 0.3 and line.p99_ms <= 2,
+        )
+    ]
+
+
+def measure_redis(scale: Scale, peers: list[PeerFigures]) -> list[Row]:
+    """Measure the worker with tasks on Redis."""
+    with open_redis() as url:
+        latency = over_redis.latency(url, scale.samples, SLOTS)
+        rates = [over_redis.throughput(url, scale.tasks, SLOTS) for _ in range(3)]
+        idle = over_redis.idle(url, scale.idle_s)
+    rate = statistics.median(rates)
+    cpu_share, wakes = 100 * idle.cpu_s / scale.idle_s, idle.switches * 60 / scale.idle_s
+    back_s = over_redis.seconds_to_return()
+    rows = [
+        Row(
+            "XADD and PUBLISH by a client → agent has the prompt",
+            "p50 ≤ 0.8 ms, p99 ≤ 2 ms",
+            f"p50 {latency.p50_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms",
+            latency.p50_ms <= 0.8 and latency.p99_ms <= 2,
+        ),
+        Row(
+            "no-op tasks through Redis, result stored and acknowledged",
+            "≥ 4,000/s",
+            f"{rate:,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f})",
+            rate >= 4000,
+        ),
+        Row("idle in hybrid mode with Redis, CPU", "≤ 0.1 %", f"{cpu_share:.3f} %", cpu_share <= 0.1),
+        Row("idle in hybrid mode with Redis, wake-ups", "≤ 120 a minute", f"{wakes:.0f} a minute", wakes <= 120),
+        Row("Redis killed and started under load → consuming again", "≤ 2 s", f"{back_s:.2f} s", back_s <= 2),
+    ]
+    best_p50 = min((peer.p50_ms for peer in peers if peer.p50_ms), default=None)
+    best_p99 = min((peer.p99_ms for peer in peers if peer.p99_ms), default=None)
+    best_rate = max((peer.tasks_per_s for peer in peers if peer.tasks_per_s), default=None)
+    if best_p50 is not None and best_p99 is not None and best_rate is not None:
+        compared = f"{latency.p50_ms:.2f} and {latency.p99_ms:.2f} against {best_p50:.2f} and {best_p99:.2f} ms"
+        no_worse = latency.p50_ms <= best_p50 and latency.p99_ms <= best_p99
+        rows.insert(1, Row("… its p50 and p99 beside the best peer's", "no worse", compared, no_worse))
+        ratio = rate / best_rate
+        rows.insert(3, Row("… beside the best peer", "≥ 1.5 ×", f"{ratio:.1f} × its {best_rate:,.0f}/s", ratio >= 1.5))
+    return rows
+
+
 def measure_claude(scale: Scale) -> list[Row]:
     """Measure the worker with the real Claude Code CLI."""
     warm = claude.warm_latency(scale.claude_samples)
@@ -149,6 +204,21 @@ def measure_claude(scale: Scale) -> list[Row]:
         Row("idle with 2 warm Claude processes, CPU of all", "≤ 0.1 %", f"{share:.3f} %", share <= 0.1),
         Row("resident memory, idle, SDK loaded (Claude's own apart)", "≤ 100 MB", f"{sdk_mb:.1f} MB", sdk_mb <= 100),
         Row("… Claude's processes and their leashes", "", f"{processes_mb:.0f} MB", None),
+    ]
+
+
+def measure_hooks(scale: Scale) -> list[Row]:
+    """Measure the bridge of Claude Code's hooks."""
+    cost = hooks.hook_cost(scale.hook_calls, scale.hook_rounds)
+    command_s = hooks.command_seconds(scale.cold_samples)
+    return [
+        Row(
+            "the hook bridge, added per hook event, as the real CLI sees it",
+            "p50 ≤ 5 ms",
+            f"p50 {cost.p50_ms:.1f} ms ({cost.without.p50_ms:.0f} → {cost.bridged.p50_ms:.0f} ms a tool call)",
+            cost.p50_ms <= 5,
+        ),
+        Row("`codehornets hook`, start to end", "", f"{1000 * command_s:.0f} ms", None),
     ]
 
 
@@ -212,7 +282,8 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parser.add_argument("--only", choices=("files", "claude", "peers"), help="one part alone")
+    parts_there = ("files", "control", "redis", "claude", "hooks", "peers")
+    parser.add_argument("--only", choices=parts_there, help="one part alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scale = QUICK if options.quick else Scale()
@@ -225,8 +296,14 @@ def main() -> None:
             peers = measure_peers(list(PEERS), scale)
         if options.only in (None, "files"):
             parts["files"] = lambda: measure_files(scale, peers)
+        if options.only in (None, "control"):
+            parts["control"] = lambda: measure_control(scale)
+        if options.only in (None, "redis") and _has_redis_server():
+            parts["redis"] = lambda: measure_redis(scale, peers)
         if options.only in (None, "claude"):
             parts["claude"] = lambda: measure_claude(scale)
+        if options.only in (None, "hooks"):
+            parts["hooks"] = lambda: measure_hooks(scale)
         rows: list[Row] = []
         for part in parts.values():
             rows += part()

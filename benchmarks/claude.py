@@ -52,7 +52,7 @@ def _seen(url: str) -> list[dict[str, Any]]:
         return seen
 
 
-def _environment(rig: Rig, url: str) -> dict[str, str]:
+def claude_environment(rig: Rig, url: str) -> dict[str, str]:
     home = rig.shared / "home"
     home.mkdir(exist_ok=True)
     workspace = rig.shared / "workspace"
@@ -69,7 +69,7 @@ def _environment(rig: Rig, url: str) -> dict[str, str]:
     }
 
 
-def _wait(rig: Rig, numbers: range, timeout_s: float) -> None:
+def wait_for_results(rig: Rig, numbers: range, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     for number in numbers:
         while not rig.has_result(number):
@@ -83,7 +83,7 @@ def warm_latency(samples: int) -> Percentiles:
     say(f"latency of {samples} Claude tasks, warm")
     gaps = random.Random(1)
     with open_api() as url, open_rig(MEMORY, 1) as rig:
-        environ = _environment(rig, url)
+        environ = claude_environment(rig, url)
         with open_bench_worker(rig, module="worker_service", WARM_PROCESSES="2", MAX_CONCURRENT="4", **environ):
             _prime(rig)
             sent: dict[str, int] = {}
@@ -91,7 +91,7 @@ def warm_latency(samples: int) -> Percentiles:
                 staged, target = rig.stage(number, f"prompt-{number}")
                 sent[f"prompt-{number}"] = time.monotonic_ns()
                 staged.rename(target)
-                _wait(rig, range(number, number + 1), 30)
+                wait_for_results(rig, range(number, number + 1), 30)
                 time.sleep(gaps.uniform(0.15, 0.25))
             arrived = {seen["prompt"]: seen["at_ns"] for seen in _seen(url)}
     return Percentiles.of([(arrived[prompt] - at_ns) / 1e6 for prompt, at_ns in sent.items()])
@@ -101,7 +101,7 @@ def _prime(rig: Rig) -> None:
     for number in range(900, 902):
         staged, target = rig.stage(number, f"warm-up {number}")
         staged.rename(target)
-        _wait(rig, range(number, number + 1), 60)
+        wait_for_results(rig, range(number, number + 1), 60)
     time.sleep(3)
 
 
@@ -109,7 +109,7 @@ def cold(samples: int) -> tuple[Percentiles, float]:
     """Start `claude -p` for each prompt, one after the other: time to the API's request, and tasks a second."""
     say(f"{samples} starts of `claude -p`")
     with open_api() as url, open_rig(MEMORY, 1) as rig:
-        environ = {"PATH": os.environ["PATH"], **_environment(rig, url)}
+        environ = {"PATH": os.environ["PATH"], **claude_environment(rig, url)}
         cli = find_cli(ClaudeSettings(), environ)
         if cli is None:
             raise RuntimeError("no Claude Code was found")
@@ -135,7 +135,7 @@ def rate(tasks: int, slots: int) -> float:
     """Count Claude tasks a second through one worker, each a conversation of its own."""
     say(f"{tasks} Claude tasks, {slots} at once")
     with open_api() as url, open_rig(MEMORY, 1) as rig:
-        environ = _environment(rig, url)
+        environ = claude_environment(rig, url)
         count = str(slots)
         with open_bench_worker(rig, module="worker_service", WARM_PROCESSES=count, MAX_CONCURRENT=count, **environ):
             _prime(rig)
@@ -144,7 +144,7 @@ def rate(tasks: int, slots: int) -> float:
             began = time.monotonic()
             for source, target in staged:
                 source.rename(target)
-            _wait(rig, range(1000, 1000 + tasks), 240)
+            wait_for_results(rig, range(1000, 1000 + tasks), 240)
             took = time.monotonic() - began
             sessions = {
                 json.loads((rig.results / f"b{number}.json").read_text())["session_id"]
@@ -159,7 +159,7 @@ def idle_with_warm_processes(seconds: float, processes: int) -> tuple[Usage, flo
     """Measure an idle worker and its waiting processes: use of all, and megabytes of the worker and of the rest."""
     say(f"an idle worker with {processes} warm Claude processes for {seconds:g} s")
     with open_api() as url, open_rig(MEMORY, 1) as rig:
-        environ = _environment(rig, url)
+        environ = claude_environment(rig, url)
         with open_bench_worker(
             rig, module="worker_service", WARM_PROCESSES=str(processes), MAX_CONCURRENT="4", **environ
         ) as worker:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from agent_bus.claude_credentials import find_credential
-from agent_bus.layout import WorkerLayout
+from agent_bus.hook_rules import Places, check_rules
+from agent_bus.isolation import isolation_trouble, mode_trouble
+from agent_bus.layout import ORCHESTRATOR, WorkerLayout
 from orchestrator_service.findings import Finding, Grade
 from orchestrator_service.redis_checks import check_redis
 from orchestrator_service.team import Team
-from orchestrator_service.worker_environment import choose_agent, workspace_of
+from orchestrator_service.worker_environment import choose_agent, hook_rules_of, workspace_of
 
 _CLI_PATIENCE_S: Final = 30.0
 _EVENT_PATIENCE_S: Final = 2.0
@@ -39,7 +41,8 @@ def check_all(team: Team | None, shared: Path, environ: Mapping[str, str]) -> li
     if shared.is_dir():
         findings += [*_check_events(shared), *_check_disk(shared)]
     findings += [*_check_limits(), *_check_workspaces(team, shared), *_check_claude(team, environ)]
-    findings += [*check_redis(team, environ), *_check_sandbox()]
+    findings += check_redis(team, environ)
+    findings += [*_check_isolation(team, environ), *_check_hook_rules(team, shared, environ)]
     return findings
 
 
@@ -227,14 +230,36 @@ def _claude_version(program: Path) -> tuple[str, str]:
     return run.stdout.decode("utf-8", "replace").strip()[:100], ""
 
 
-def _check_sandbox() -> Iterator[Finding]:
-    found = shutil.which("bwrap")
-    if found:
-        yield Finding("bubblewrap", Grade.GOOD, f"{found}; Claude can fence in the commands it runs")
-    else:
+def _check_isolation(team: Team | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Try out what `AGENT_ISOLATION` needs, as a worker does at its start."""
+    subject = "isolation"
+    wanted = (environ.get("AGENT_ISOLATION") or "auto").lower()
+    if wanted == "off":
         yield Finding(
-            "bubblewrap",
-            Grade.NOTE,
-            "not installed; Claude cannot fence in the commands it runs",
-            "install the package bubblewrap if you want that",
+            subject, Grade.NOTE, "turned off: the shell commands of agents see the key", "AGENT_ISOLATION=auto"
         )
+        return
+    trouble = isolation_trouble(environ.get("PATH"))
+    if trouble is not None:
+        grade = Grade.BROKEN if wanted == "on" else Grade.NOTE
+        what, _, mend = trouble.rstrip(".").partition("; ")
+        yield Finding(subject, grade, f"the shell commands of agents see the key: {what}", mend)
+        return
+    yield Finding(subject, Grade.GOOD, "bubblewrap works: the shell commands of agents run without the key")
+    for plan in team.workers.values() if team is not None else ():
+        if plan.permission_mode is not None and (clash := mode_trouble(plan.permission_mode)) is not None:
+            yield Finding(subject, Grade.BROKEN if wanted == "on" else Grade.NOTE, f"not for {plan.name}: {clash}")
+
+
+def _check_hook_rules(team: Team | None, shared: Path, environ: Mapping[str, str]) -> Iterator[Finding]:
+    subject = "hook rules"
+    if team is None:
+        return
+    for name in (*team.workers, ORCHESTRATOR):
+        path = hook_rules_of(team, name) or shared / "hooks-config" / f"{name}-hooks.json"
+        logs = Path(environ.get("LOG_DIR") or WorkerLayout.under(shared, name).logs)
+        problems = check_rules(path, Places(shared=shared, logs=logs))
+        for problem in problems:
+            yield Finding(subject, Grade.BROKEN, problem, "mend that field; a worker in hooks mode does not start")
+        if not problems and path.is_file():
+            yield Finding(subject, Grade.GOOD, str(path))

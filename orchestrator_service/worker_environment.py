@@ -52,6 +52,12 @@ def workspace_of(worker: WorkerPlan, shared_dir: Path) -> Path:
     return worker.workspace if worker.workspace is not None else shared_dir / "workspaces" / worker.name
 
 
+def hook_rules_of(team: Team, name: str) -> Path | None:
+    """Return the file `hooks-config/NAME-hooks.json` beside the team file; None where there is none."""
+    path = team.path.parent / "hooks-config" / f"{name}-hooks.json"
+    return path if path.is_file() else None
+
+
 def prepare_workspace(team: Team, worker: WorkerPlan, shared_dir: Path) -> None:
     """Make the workspace where it is the default one; one that the team file names must be there.
 
@@ -109,9 +115,11 @@ def worker_environment(
     inherited = {name: value for name, value in environ.items() if name not in _ONE_WORKERS_ALONE}
     if team.redis_url is not None and not any(inherited.get(name) for name in REDIS_VARIABLES):
         inherited["REDIS_URL"] = team.redis_url
+    rules = hook_rules_of(team, worker.name)
     return {
         **inherited,
         "HTTP_HOST": "127.0.0.1",
+        **({} if rules is None else {"HOOKS_CONFIG": str(rules)}),
         **worker.environment,
         **{name: str(value) for name, value in said.items() if value is not None},
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import redis
+
+from tests.system_packages import find_program
 
 START_S = 10.0
 
@@ -25,15 +26,8 @@ def free_port() -> int:
 
 
 def redis_program() -> str:
-    """Return the path of redis-server; as root its Debian package is installed where it is missing."""
-    program = shutil.which("redis-server")
-    if program is None and os.geteuid() == 0 and (apt := shutil.which("apt-get")) is not None:
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "timeout": 300}
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run([apt, "update"], check=False, env=environment, **quiet)  # type: ignore[call-overload]
-        install = [apt, "install", "-y", "--no-install-recommends", "redis-server"]
-        subprocess.run(install, check=False, env=environment, **quiet)  # type: ignore[call-overload]
-        program = shutil.which("redis-server")
+    """Return the path of redis-server."""
+    program = find_program("redis-server", "redis-server")
     if program is None:
         raise AssertionError(
             "redis-server is not on the PATH; install it (on Debian and Ubuntu: apt install redis-server)"

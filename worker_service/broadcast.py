@@ -36,7 +36,10 @@ class Broadcast:
     def publish(self, event: str, data: dict[str, Any], task_id: str | None = None) -> None:
         """Tell of something that happens now."""
         if self._listeners:
-            self.relay(Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=task_id, data=data))
+            told = Event.model_construct(
+                event=event, timestamp=utc_now(), worker=self._worker, task_id=task_id, data=data
+            )
+            self.relay(told)
 
     def relay(self, event: Event) -> None:
         """Tell of an event that has its record already."""

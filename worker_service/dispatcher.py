@@ -161,10 +161,8 @@ class Dispatcher:
         )
         for running in list(self._runner.running.values()):
             running.stop(StopCause.SHUTDOWN)
-        for task_id in self._runner.storing_trouble:
-            # Its agent has ended long ago: nothing is to be waited for any more.
-            if (stuck := self._runner.running.get(task_id)) is not None:
-                stuck.storing.cancel()
+        # The agents of those have ended long ago: nothing is to be waited for any more.
+        self._runner.stop_storing()
         with anyio.move_on_after(_AGENT_END_S):
             await self._runner.idle.wait()
         self._drained = True

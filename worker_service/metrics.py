@@ -45,6 +45,17 @@ class Metrics:
         self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
         self.parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
         self.fallbacks = self._counter("fallbacks", "Changes of the wake-up source.", "from", "to")
+        self.hook_events = self._counter("hook_events", "Events of Claude Code's hooks, by hook.", "event")
+        self.hook_events_filled_in = self._counter(
+            "hook_events_filled_in", "Hook events that no hook told, but the session's stream or process.", "event"
+        )
+        self.hook_events_dropped = self._counter(
+            "hook_events_dropped", "Hook events that no rule and no log saw, since too many were waiting."
+        )
+        self.hook_rule_failures = self._counter("hook_rule_failures", "Hook rules that could not be done.", "rule")
+        self.hook_requests_refused = self._counter(
+            "hook_requests_refused", "Requests to /hooks that were refused, by why.", "reason"
+        )
         self.pipe_drops = self._counter(
             "pipe_drops", "Lines for the status pipe that nobody took, by reason.", "reason"
         )

@@ -10,6 +10,7 @@ import sys
 import anyio
 
 from agent_bus.errors import QueueUnavailable
+from agent_bus.hook_rules import RuleError
 from agent_bus.logs import JsonLines, SharedRotatingFile, TerminalLines
 from agent_bus.pipes import PipeUnavailable
 from worker_service.agents.choice import AgentUnavailable
@@ -20,7 +21,7 @@ from worker_service.sidecar import SidecarUnavailable
 
 _USAGE = "usage: python -m worker_service [NAME]    (all settings come from the environment, see docs/settings.md)"
 _WRONG_SETTING = 2
-_REFUSALS = (SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable, PipeUnavailable)
+_REFUSALS = (SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable, PipeUnavailable, RuleError)
 
 
 def main() -> int:

@@ -22,11 +22,14 @@ from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
 from worker_service.agents.base import Agent
 from worker_service.agents.choice import make_agent
+from worker_service.agents.claude import ClaudeAgent
 from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.control import ControlDesk
 from worker_service.dispatcher import Dispatcher
+from worker_service.findings import Finding
 from worker_service.health import Health
+from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
 from worker_service.modes import Activation
 from worker_service.pipe_pair import PipePair
@@ -50,6 +53,7 @@ class Worker:
         """Wire the parts; nothing runs yet.
 
         Raises:
+            agent_bus.hook_rules.RuleError: the file of hook rules is wrong.
             agent_bus.errors.QueueUnavailable: a directory cannot be used.
         """
         self.settings = settings
@@ -58,6 +62,7 @@ class Worker:
         self.metrics = Metrics(settings.worker)
         self.bell = Bell()
         self.broadcast = Broadcast(settings.worker)
+        self.hooks = self._bridge_hooks(agent)
         self.stop_asked = anyio.Event()
         """Set when it was told to end."""
         self.stops_patiently = False
@@ -119,6 +124,25 @@ class Worker:
             transports=self.transports,
             bells=lambda: self.bells,
         )
+        if isinstance(agent, ClaudeAgent):
+            fence = Finding("isolation", True, agent.isolation.text)
+            self.health.others.append(lambda: fence)
+
+    def _bridge_hooks(self, agent: Agent) -> HookBridge | None:
+        settings = self.settings
+        if not settings.wake_ups.bridges_hooks:
+            return None
+        told = HookSettings(
+            worker=settings.worker,
+            layout=settings.layout,
+            rules=settings.hooks_config,
+            timeout_s=settings.hook_timeout_s,
+        )
+        bridge = HookBridge(told, self.metrics, self.broadcast.publish)
+        bridge.reload()
+        if isinstance(agent, ClaudeAgent):
+            agent.bridge = bridge
+        return bridge
 
     def _open_redis(self) -> RedisTransport | None:
         if self.settings.redis_url is None:
@@ -207,8 +231,15 @@ class Worker:
         self.pulse.beat()
 
     def reload(self) -> dict[str, Any]:
-        """Read the configuration anew."""
-        return {}
+        """Read the configuration anew.
+
+        Raises:
+            agent_bus.hook_rules.RuleError: the file of hook rules is wrong; the old rules stay.
+        """
+        if self.hooks is None:
+            return {}
+        self.hooks.reload()
+        return {"hook_rules": self.hooks.rules.names}
 
     def wake(self) -> None:
         """Look at all queues now."""
@@ -325,7 +356,15 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
     agent = agent if agent is not None else make_agent(settings)
     with listen(settings.http_host, settings.http_port) as listener:
         worker = Worker(settings, agent, listener)
-        sidecar = Sidecar(make_app(worker.health, worker.metrics, worker.refresh_metrics))
+        sidecar = Sidecar(
+            make_app(
+                worker.health,
+                worker.metrics,
+                worker.refresh_metrics,
+                hooks=worker.hooks,
+                hook_token=settings.hook_token,
+            )
+        )
         try:
             async with anyio.create_task_group() as parts, anyio.create_task_group() as workings:
                 await parts.start(serve, sidecar, listener)
@@ -348,4 +387,6 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 await agent.aclose()
                 for transport in worker.transports:
                     await transport.aclose()
+                if worker.hooks is not None:
+                    worker.hooks.close()
             worker.stopped()

@@ -5,6 +5,7 @@ Being in the same loop is the point: a loop that is blocked does not answer, and
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from worker_service.findings import Finding
 from worker_service.health import Health
+from worker_service.hooks.bridge import HookBridge
+from worker_service.hooks.endpoint import add_hook_route
 from worker_service.metrics import Metrics
 
 
@@ -42,8 +45,23 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def make_app(health: Health, metrics: Metrics, refresh: Callable[[], None]) -> FastAPI:
-    """Return the application; `refresh` brings the gauges up to date before they are read."""
+def make_app(
+    health: Health,
+    metrics: Metrics,
+    refresh: Callable[[], None],
+    *,
+    hooks: HookBridge | None = None,
+    hook_token: str | None = None,
+) -> FastAPI:
+    """Return the application.
+
+    Args:
+        health: What is told of the worker.
+        metrics: What is shown.
+        refresh: Brings the gauges up to date before they are read.
+        hooks: Takes what comes to `/hooks`; None leaves that path out.
+        hook_token: What a request to `/hooks` must carry; None makes a random one, so that nothing is let in.
+    """
     app = FastAPI(title="codehornets worker", openapi_url=None, docs_url=None, redoc_url=None)
 
     def answer(findings: list[Finding]) -> Response:
@@ -64,6 +82,8 @@ def make_app(health: Health, metrics: Metrics, refresh: Callable[[], None]) -> F
         refresh()
         return Response(generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    if hooks is not None:
+        add_hook_route(app, hooks, metrics, hook_token or secrets.token_urlsafe(32))
     return app
 
 

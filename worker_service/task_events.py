@@ -29,7 +29,9 @@ class TaskEvents:
 
     def __call__(self, event: str, data: dict[str, Any]) -> None:
         """Tell of something that the agent did; never raises."""
-        record = Event(event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data)
+        record = Event.model_construct(
+            event=event, timestamp=utc_now(), worker=self._worker, task_id=self._task_id, data=data
+        )
         self._broadcast.relay(record)
         if self._journal is None:
             return

@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple, TypeVar
 
@@ -62,14 +62,16 @@ class Running:
 
     run: Run
     scope: anyio.CancelScope
-    storing: anyio.CancelScope = field(default_factory=anyio.CancelScope)
-    """Around the storing of the result."""
 
     def stop(self, cause: StopCause) -> None:
         """End the agent's run from outside; the first cause stays."""
         if self.run.stop_cause is None:
             self.run.stop_cause = cause
         self.scope.cancel()
+
+
+class _GivenUp(Exception):
+    """Whoever waited for a result to be stored was told not to try again."""
 
 
 class StoringTrouble(NamedTuple):
@@ -131,6 +133,7 @@ class TaskRunner:
         self.storing_trouble: dict[str, StoringTrouble] = {}
         """Why a result cannot be stored, by task id."""
         self._retry = asyncio.Event()
+        self._stopping = False
 
     def holds_back(self) -> str | None:
         """Say why no task should be taken since results cannot be stored, or None.
@@ -139,6 +142,11 @@ class TaskRunner:
         nothing but its own tasks, and those do not come while it is away.
         """
         return next((trouble.text for trouble in self.storing_trouble.values() if trouble.transport == "file"), None)
+
+    def stop_storing(self) -> None:
+        """Give back the tasks whose results cannot be stored, and from now on each one at its first failure."""
+        self._stopping = True
+        self.retry_now()
 
     def retry_now(self) -> None:
         """Try at once to store what could not be stored: its cause may be gone."""
@@ -167,7 +175,7 @@ class TaskRunner:
                 # The slot is free while the result is on its way to the disk.
                 leave_slot()
             if kept is not None or ended:
-                await self._finish(claim, running, kept or self._result(claim, run.outcome, started_at))
+                await self._finish(claim, kept or self._result(claim, run.outcome, started_at))
         finally:
             events.close()
             self.running.pop(task_id, None)
@@ -213,7 +221,7 @@ class TaskRunner:
         timeout_s = task.timeout or self._settings.task_timeout_s
         try:
             with running.scope as scope:
-                scope.deadline = anyio.current_time() + timeout_s
+                scope.deadline = asyncio.get_running_loop().time() + timeout_s
                 await self._agent.run(run)
         except RateLimited as limited:
             return await self._park(claim, limited, outcome)
@@ -257,8 +265,12 @@ class TaskRunner:
 
         await self._insist(claim, release)
 
-    async def _insist(self, claim: Claim, act: Callable[[], Awaitable[T]]) -> T:
-        """Repeat what the queue cannot do now (a full disk, say) until it can; the task stays claimed meanwhile."""
+    async def _insist(self, claim: Claim, act: Callable[[], Awaitable[T]], *, while_stopping: bool = True) -> T:
+        """Repeat what the queue cannot do now (a full disk, say) until it can; the task stays claimed meanwhile.
+
+        Raises:
+            _GivenUp: it cannot be done, the worker stops, and it is not to be done `while_stopping`.
+        """
         task_id = claim.task.task_id
         for retry in itertools.count():
             try:
@@ -269,6 +281,8 @@ class TaskRunner:
                 if task_id not in self.storing_trouble:
                     log.error("%s", error, extra={"action": "result_not_stored", "task_id": task_id})
                 self.storing_trouble[task_id] = StoringTrouble(claim.transport, str(error))
+                if self._stopping and not while_stopping:
+                    raise _GivenUp from error
                 with anyio.move_on_after(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)]):
                     await self._retry.wait()
         if self.storing_trouble.pop(task_id, None) is not None:
@@ -321,19 +335,19 @@ class TaskRunner:
         self._tell(claim, result)
         self._count(result)
 
-    async def _finish(self, claim: Claim, running: Running, result: Result) -> None:
-        done = False
+    async def _finish(self, claim: Claim, result: Result) -> None:
         try:
-            with running.storing:
-                if not await self._insist(claim, lambda: self._queue.complete(claim, result)):
-                    self._metrics.results_refused.inc()
-                self._tell(claim, result)
-                self._count(result)
-                done = True
-        finally:
-            if not done:
-                with anyio.CancelScope(shield=True):
-                    await self._give_back_with(claim, result)
+            if not await self._insist(claim, lambda: self._queue.complete(claim, result), while_stopping=False):
+                self._metrics.results_refused.inc()
+        except _GivenUp:
+            await self._give_back_with(claim, result)
+            return
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._give_back_with(claim, result)
+            raise
+        self._tell(claim, result)
+        self._count(result)
 
     async def _give_back_with(self, claim: Claim, result: Result) -> None:
         """Give a task back whose result could not be stored while the worker was there to try.
@@ -364,7 +378,8 @@ class TaskRunner:
         if exit_code is None or (exit_code == 0 and outcome.status is not TaskStatus.COMPLETED):
             exit_code = _EXIT_CODES[outcome.status]
         message = "" if outcome.error is None else outcome.error.message
-        return Result(
+        # All of it is of the right type by now; to have that checked costs as much as a system call.
+        return Result.model_construct(
             task_id=claim.task.task_id,
             worker=self._settings.worker,
             instance=self._settings.instance,

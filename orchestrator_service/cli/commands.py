@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 dead_letters_app = typer.Typer(help="What could not be run: look at it, run it again, or drop it.")
 app.add_typer(dead_letters_app, name="dead-letters")
+hooks_app = typer.Typer(help="Let Claude sessions of your own report like a worker's, and check hook rules.")
+app.add_typer(hooks_app, name="hooks")
 
 SharedDir = Annotated[
     Path | None,
@@ -254,6 +256,54 @@ def dead_letters_drop(
     from orchestrator_service.cli import dead_letters as command
 
     return command.drop(names, worker=worker, shared_dir=shared_dir, redis=redis)
+
+
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", metavar="FILE", help="Default: ~/.claude/settings.json.")
+]
+
+
+@hooks_app.command("install")
+def hooks_install(
+    settings: SettingsFile = None,
+    worker: Annotated[str, typer.Option("--worker", metavar="NAME", help="Report as this one.")] = "orchestrator",
+    shared_dir: SharedDir = None,
+) -> int:
+    """Write hooks that report to the shared directory into a Claude settings file; the rest of it stays."""
+    from orchestrator_service.cli import hooks as command
+
+    return command.install(settings, worker=worker, shared_dir=shared_dir)
+
+
+@hooks_app.command("uninstall")
+def hooks_uninstall(settings: SettingsFile = None) -> int:
+    """Take those hooks out again, and nothing else."""
+    from orchestrator_service.cli import hooks as command
+
+    return command.uninstall(settings)
+
+
+@hooks_app.command("check")
+def hooks_check(files: Annotated[list[Path] | None, typer.Argument()] = None, shared_dir: SharedDir = None) -> int:
+    """Check files of hook rules (default: all of the shared directory); exit code 1 when something is wrong."""
+    from orchestrator_service.cli import hooks as command
+
+    return command.check(files or [], shared_dir=shared_dir)
+
+
+@app.command()
+def hook(
+    worker: Annotated[str, typer.Option("--worker", metavar="NAME", help="Report as this one.")] = "orchestrator",
+    shared_dir: SharedDir = None,
+    rules: Annotated[
+        Path | None, typer.Option("--rules", metavar="FILE", help="Default: hooks-config/NAME-hooks.json there.")
+    ] = None,
+) -> int:
+    """Report the hook event on stdin; this is what Claude Code runs. Prints nothing, always exits with 0."""
+    from orchestrator_service.cli.hook import run_hook
+
+    given = {"--worker": worker, "--shared-dir": shared_dir, "--rules": rules}
+    return run_hook([str(word) for pair in given.items() if pair[1] is not None for word in pair])
 
 
 @app.command()

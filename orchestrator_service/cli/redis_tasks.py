@@ -15,8 +15,8 @@ from agent_bus.errors import QueueUnavailable
 from agent_bus.layout import is_worker_name
 from agent_bus.messages import Event
 from agent_bus.redis_client import RedisClient
+from agent_bus.redis_events import Subscription
 from agent_bus.redis_keys import WorkerKeys
-from agent_bus.redis_subscription import Subscription
 from orchestrator_service.cli.channels import Channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.output import print_ending, print_json
@@ -152,6 +152,8 @@ def _wait_in_redis(
     deadline = float("inf") if give_up_after_s is None else time.monotonic() + give_up_after_s
     patience, answered = Patience(), handed_in
     with spinner(task_id) as show, _Onlooker(client, task_id, worker, show) as onlooker:
+        # From the beginning on, or the first events would be missed.
+        onlooker.show_last()
         while True:
             left = deadline - time.monotonic()
             try:

@@ -52,11 +52,11 @@ def watch_redis(channels: Channels, worker: str | None, *, show: Callable[[Event
 def _tell_of_silent(beats: list[Heartbeat], worker: str | None) -> None:
     if worker is not None and not beats:
         print(f"codehornets: No worker {worker!r} lives there now.", file=sys.stderr)
-    silent = sorted({beat.worker for beat in beats if "redis" not in beat.bells})
+    silent = sorted({beat.worker for beat in beats if beat.mode == "polling"})
     if silent:
         print(
-            f"codehornets: {', '.join(silent)} told nothing there with the latest heartbeat: in the mode polling a "
-            "worker says nothing by Redis; --via file shows its files.",
+            f"codehornets: {', '.join(silent)} will not be heard: a worker in the mode polling says nothing by Redis; "
+            "--via file shows its files.",
             file=sys.stderr,
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent_bus.files import write_atomic
 from agent_bus.layout import CANCEL_SUFFIX
 from agent_bus.messages import is_task_id
-from orchestrator_service.cli.channels import find_channels
+from orchestrator_service.cli.channels import RedisAway, find_channels
 from orchestrator_service.cli.errors import EXIT_GAVE_UP, UserError
 from orchestrator_service.cli.output import print_ending
 from orchestrator_service.cli.places import find_worker
@@ -74,8 +74,14 @@ def cancel(task_id: str, *, worker: str | None, shared_dir: Path | None, redis: 
     if where is None and channels.has_redis:
         from orchestrator_service.cli.redis_tasks import cancel_in_redis
 
-        if cancel_in_redis(channels, task_id, worker):
-            return 0
+        try:
+            if cancel_in_redis(channels, task_id, worker):
+                return 0
+        except RedisAway as error:
+            if channels.shared is None or worker is None:
+                raise
+            # The marker among the files holds for a task that is still to come there.
+            print(f"codehornets: {error}", file=sys.stderr)
     if channels.shared is None or (where is None and worker is None):
         raise UserError(f"No worker in {channels.words} has a task {task_id}; name the worker with --worker.")
     return _leave_marker(channels.shared, task_id, worker if where is None or worker is not None else where.worker)

@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
+from agent_bus.isolation import isolation_trouble
 from agent_bus.messages import Result
 from tests.standin.messages_api import MessagesApi
+from tests.system_packages import find_program
 from worker_service.settings import WorkerSettings, read_settings
+
+find_program("bwrap", "bubblewrap")
+trouble = isolation_trouble()
+needs_isolation = pytest.mark.skipif(trouble is not None, reason=f"no isolation here: {trouble}")
 
 
 @pytest.fixture
@@ -46,6 +52,8 @@ def claude_environ(tmp_path: Path, api: MessagesApi) -> dict[str, str]:
         "HTTP_PORT": "0",
         "SHUTDOWN_GRACE": "10",
         "HEARTBEAT_INTERVAL": "0.5",
+        # What a test sees must not depend on the machine; the tests of the isolation turn it on.
+        "AGENT_ISOLATION": "off",
     }
 
 

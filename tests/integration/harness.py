@@ -34,6 +34,7 @@ QUICK = {
     "SETTLE_TIME": "0.2",
     "SHUTDOWN_GRACE": "10",
     "SYNC_RESULTS": "0",
+    "AGENT_ISOLATION": "off",
 }
 
 

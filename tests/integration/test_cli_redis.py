@@ -218,6 +218,9 @@ def test_files_go_on_without_redis(team: Team, shop: Shop, shared: Path) -> None
         assert isinstance(json.loads(said.stdout), list)
         assert "Connection refused" in said.stderr
         assert PASSWORD not in said.stderr
+    cancelled = team.run("cancel", "later", "--worker", "marie")
+    assert (cancelled.returncode, "Connection refused" in cancelled.stderr) == (0, True)
+    assert (shop.layout.tasks / "later.cancel").exists()
     shop.layout.result("t").write_text("{}")
     refused(team.run("result", "t"), "is no result that this version understands")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent_bus.dead_letters import DeadLetterError
@@ -17,7 +18,7 @@ from agent_bus.gates import GateNotice
 from agent_bus.messages import Heartbeat, TaskStatus, WorkerStatus, utc_now
 from agent_bus.redis_caller import RedisCaller
 from agent_bus.redis_client import RedisClient
-from agent_bus.redis_keys import gate
+from agent_bus.redis_keys import GATES_CHANNEL, gate
 from agent_bus.redis_url import parse_redis_url
 from agent_bus.shared_gate import SharedGate
 from tests.integration.redis_harness import KEYS, answer, replica
@@ -155,14 +156,14 @@ class Host:
 @asynccontextmanager
 async def host(url: str, directory: Path | None = None) -> AsyncIterator[Host]:
     one = Host(url, directory)
-    life = asyncio.create_task(one.gate.run_forever())
-    try:
-        yield one
-    finally:
-        life.cancel()
-        with suppress(asyncio.CancelledError):
-            await life
-        await one.caller.aclose()
+    # As in the worker: a cancellation that the library swallows while it reconnects is delivered again.
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one.gate.run_forever)
+        try:
+            yield one
+        finally:
+            tasks.cancel_scope.cancel()
+    await one.caller.aclose()
 
 
 def notice(seconds: float) -> GateNotice:
@@ -188,12 +189,18 @@ async def test_a_gate_closed_on_one_host_is_closed_on_the_others(server: RedisSe
 
 async def test_the_later_moment_stays_and_an_open_gate_is_open(server: RedisServer) -> None:
     async with host(server.url) as one, host(server.url) as other:
-        one.gate.close_until(notice(60))
-        with server.client() as client:
+        # It has read that there is no gate, and hears no messages here.
+        await async_wait_until(lambda: other.caller.connected)
+        with server.client() as client, client.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(GATES_CHANNEL)
+            one.gate.close_until(notice(60))
             await asyncio.to_thread(wait_until, lambda: client.pttl(gate("abc")) > 50_000)
             other.gate.close_until(notice(0.3))
-            await async_wait_until(lambda: other.gate.closed() is None)
+            told: list[object] = []
+            while len(told) < 2:
+                told.append(await asyncio.to_thread(wait_until, lambda: pubsub.get_message(timeout=1)))
             assert client.pttl(gate("abc")) > 50_000
+            await async_wait_until(lambda: other.gate.closed() is None)
 
 
 async def test_a_gate_closed_while_redis_is_away_is_told_later(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from agent_bus.redis_url import parse_redis_url
@@ -41,13 +42,13 @@ class Ears:
 async def linked(url: str, ping_s: float = 15.0) -> AsyncIterator[tuple[RedisLink, Ears]]:
     ears = Ears()
     link = RedisLink(parse_redis_url(url), worker="marie", listener=ears.listener(), ping_s=ping_s)
-    life = asyncio.create_task(link.run_forever())
-    try:
-        yield link, ears
-    finally:
-        life.cancel()
-        with suppress(asyncio.CancelledError):
-            await life
+    # As in the worker: a cancellation that the library swallows while it reconnects is delivered again.
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(link.run_forever)
+        try:
+            yield link, ears
+        finally:
+            tasks.cancel_scope.cancel()
 
 
 @pytest.fixture

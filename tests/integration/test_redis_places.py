@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
 
 from agent_bus.errors import DeadLetterReason
 from agent_bus.messages import TaskStatus
 from agent_bus.redis_client import RedisClient
 from agent_bus.redis_url import parse_redis_url
-from tests.integration.redis_harness import answer, replica
+from tests.integration.redis_harness import answer, replica, submit
 from tests.redis_server import RedisServer, free_port, running_redis
 from tests.waiting import async_wait_until, wait_until
 from worker_service.wakeups.pubsub import LinkListener, RedisLink
@@ -129,6 +130,32 @@ async def test_the_master_is_found_through_a_sentinel(watched_master: tuple[Redi
     await go_round(f"redis+sentinel://:sesam@127.0.0.1:{port}/main/2")
 
 
+async def test_a_fail_over_is_followed(watched_master: tuple[RedisServer, int], tmp_path: Path) -> None:
+    master, port = watched_master
+    options = ["--replicaof", "127.0.0.1", str(master.port), "--masterauth", "sesam", "--repl-diskless-sync-delay", "0"]
+    with running_redis(tmp_path / "replica", *options, password="sesam") as other, redis.Redis(port=port) as sentinel:
+        with master.client() as client:
+            client.config_set("masterauth", "sesam")
+            # A hand-over that is asked for waits until the replica has everything.
+            await asyncio.to_thread(wait_until, lambda: client.wait(1, 100))
+        async with replica(f"redis+sentinel://:sesam@127.0.0.1:{port}/main") as one:
+            submit(master, task_id="before")
+            claim = await one.next()
+            assert await one.queue.complete(claim, answer(claim))
+
+            # What a fail-over comes to, without the half minute that sentinels take for one.
+            with master.client() as old, other.client() as new:
+                new.replicaof("NO", "ONE")
+                sentinel.execute_command("SENTINEL", "REMOVE", "main")
+                sentinel.execute_command("SENTINEL", "MONITOR", "main", "127.0.0.1", other.port, 1)
+                sentinel.execute_command("SENTINEL", "SET", "main", "auth-pass", "sesam")
+                old.replicaof("127.0.0.1", str(other.port))
+            submit(other, task_id="after")
+            claim = await one.next(timeout=15)
+            assert claim.task.task_id == "after"
+            assert await one.queue.complete(claim, answer(claim))
+
+
 async def test_a_cluster_keeps_the_indexes_beside_their_stream(tmp_path: Path) -> None:
     with running_redis(tmp_path / "redis", "--cluster-enabled", "yes") as server:
         with server.client() as client:
@@ -139,3 +166,21 @@ async def test_a_cluster_keeps_the_indexes_beside_their_stream(tmp_path: Path) -
         async with replica(f"redis+cluster://127.0.0.1:{single.port}") as one:
             assert await one.none_left()
             assert "no cluster" in (one.queue.trouble or "")
+
+
+def documented_rights() -> list[str]:
+    page = Path(__file__).resolve().parents[2] / "docs" / "redis.md"
+    patterns, _, rest = page.read_text().partition("list needs `")[2].partition("`")
+    return [*patterns.split(), *rest.partition("`")[2].partition("`")[0].split()]
+
+
+async def test_a_user_with_the_documented_rights_suffices(tmp_path: Path) -> None:
+    with running_redis(tmp_path / "redis") as server:
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "worker", "on", ">sesam", *documented_rights())
+        await go_round(f"redis://worker:sesam@127.0.0.1:{server.port}")
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "nobody", "on", ">sesam", "~other:*", "+@all")
+        async with replica(f"redis://nobody:sesam@127.0.0.1:{server.port}") as one:
+            assert await one.none_left()
+            assert "access list" in (one.queue.trouble or "")

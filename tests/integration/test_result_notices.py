@@ -51,9 +51,7 @@ async def test_every_mode_tells(shared: Path, shop: Shop, mode: str) -> None:
         await async_wait_until((shop.layout.orchestrator_triggers / "result-7.trigger").exists)
 
 
-async def test_a_result_whose_notice_a_crash_has_cost_is_told_when_its_task_comes_back(
-    shared: Path, shop: Shop
-) -> None:
+async def test_a_notice_that_a_crash_has_cost_is_made_up_for(shared: Path, shop: Shop) -> None:
     now = utc_now()
     stored = Result(
         task_id="7", worker="marie", instance="dead", status=TaskStatus.TIMED_OUT, completed_at=now, timestamp=now

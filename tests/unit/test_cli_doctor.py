@@ -120,3 +120,33 @@ def test_the_exit_code_is_1_when_anything_is_broken(
     (tmp_path / "team.toml").write_text("nonsense = 1\n[workers.a]")
     assert cli.run(["doctor", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)[0]["grade"] == "broken"
+
+
+def test_wrong_hook_rules_are_told_with_rule_and_field(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    (shared / "hooks-config").mkdir(parents=True)
+    (shared / "hooks-config" / "orchestrator-hooks.json").write_text("[]")
+    rules = tmp_path / "hooks-config" / "ann-hooks.json"
+    rules.parent.mkdir()
+    rules.write_text(json.dumps([{"name": "a", "event": "Boom"}]))
+
+    found = by_subject(check_all(team_of(tmp_path), shared, {}), "hook rules")
+
+    assert [each.grade for each in found] == [Grade.BROKEN, Grade.BROKEN, Grade.GOOD]
+    assert found[0].text.startswith(f"{rules}: rule 'a', event is 'Boom'")
+    assert "has no action" in found[1].text
+
+
+def test_isolation_is_tried_out(tmp_path: Path) -> None:
+    def isolation(**environ: str) -> list[Finding]:
+        return by_subject(check_all(team_of(tmp_path), tmp_path, environ), "isolation")
+
+    assert [each.grade for each in isolation(PATH="/nonexistent")] == [Grade.NOTE]
+    assert [each.grade for each in isolation(PATH="/nonexistent", AGENT_ISOLATION="on")] == [Grade.BROKEN]
+    assert "bubblewrap is not installed" in isolation(PATH="/nonexistent")[0].text
+    assert isolation(AGENT_ISOLATION="off")[0].mend
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'No permissions to create new namespace' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    found = isolation(PATH=str(tmp_path))[0]
+    assert "No permissions to create new namespace" in found.text and "user namespaces" in found.mend

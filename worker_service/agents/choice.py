@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from worker_service.agents.base import Agent
 from worker_service.agents.claude import ClaudeAgent
 from worker_service.agents.claude_command import find_cli, style_flags
 from worker_service.agents.command import CommandAgent
 from worker_service.agents.echo import EchoAgent
+from worker_service.isolation import IsolationImpossible, judge_isolation
 from worker_service.settings import AgentKind, WorkerSettings
+
+log = logging.getLogger(__name__)
 
 
 class AgentUnavailable(Exception):
@@ -37,4 +42,9 @@ def make_agent(settings: WorkerSettings) -> Agent:
                 raise AgentUnavailable(
                     f"OUTPUT_STYLE is {settings.claude.output_style!r}, which cannot be read: {error.strerror}."
                 ) from error
-            return ClaudeAgent(settings, cli)
+            try:
+                isolation = judge_isolation(settings)
+            except IsolationImpossible as error:
+                raise AgentUnavailable(str(error)) from error
+            log.info("%s", isolation.text, extra={"action": "isolation", "isolated": isolation.isolated})
+            return ClaudeAgent(settings, cli, isolation)

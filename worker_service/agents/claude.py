@@ -12,12 +12,14 @@ import anyio
 import anyio.to_thread
 
 from worker_service.agents.base import Run
+from worker_service.isolation import IsolationVerdict
 from worker_service.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from worker_service.agents.claude_sessions import ClaudeSessions
+    from worker_service.hooks.bridge import HookBridge
 
 
 class ClaudeAgent:
@@ -25,17 +27,21 @@ class ClaudeAgent:
 
     name = "claude"
 
-    def __init__(self, settings: WorkerSettings, cli: Path) -> None:
-        """Use the program `cli`."""
+    def __init__(self, settings: WorkerSettings, cli: Path, isolation: IsolationVerdict) -> None:
+        """Use the program `cli`, whose shell commands run as `isolation` says."""
         self._settings = settings
         self._cli = cli
+        self.bridge: HookBridge | None = None
+        """Where hook events go; to be set before `serve_forever`. None runs the sessions without hooks."""
+        self.isolation = isolation
+        """How shell commands run."""
         self._loaded = anyio.Event()
         self._sessions: ClaudeSessions | None = None
 
     async def serve_forever(self) -> None:
         """Import the SDK, then keep processes warm."""
         module = await anyio.to_thread.run_sync(importlib.import_module, "worker_service.agents.claude_sessions")
-        self._sessions = module.ClaudeSessions(self._settings, self._cli)
+        self._sessions = module.ClaudeSessions(self._settings, self._cli, self.bridge, isolated=self.isolation.isolated)
         self._loaded.set()
         await self._sessions.pool.serve_forever()
 

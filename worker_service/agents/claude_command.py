@@ -70,30 +70,56 @@ def profile_of(task: Task, usual: Profile) -> Profile:
     )
 
 
+def is_style_file(style: str) -> bool:
+    """Tell whether an output style is given as the path of a file, rather than by its name."""
+    return Path(style).suffix == ".md" or "/" in style
+
+
 def style_flags(style: str | None) -> list[str]:
-    """Return the flags of an output style: a file's text goes into the system prompt, a name into the settings.
+    """Return the flags that put the text of a style file into the system prompt; none where there is no file.
 
     Raises:
         OSError: the file cannot be read.
     """
-    if not style:
+    if not style or not is_style_file(style):
         return []
-    path = Path(style)
-    if path.suffix == ".md" or "/" in style:
-        return ["--append-system-prompt", _FRONT_MATTER.sub("", path.read_text()).strip()]
-    return ["--settings", json.dumps({"outputStyle": style})]
+    return ["--append-system-prompt", _FRONT_MATTER.sub("", Path(style).read_text()).strip()]
 
 
 def command_line(
-    cli: Path, settings: ClaudeSettings, profile: Profile, *, session_id: str, resume: bool, style: list[str]
+    cli: Path,
+    settings: ClaudeSettings,
+    profile: Profile,
+    *,
+    session_id: str,
+    resume: bool,
+    style: list[str],
+    session_settings: str,
+    isolated: bool = False,
 ) -> list[str]:
-    """Return the whole command; `session_id` is the new conversation's, or with `resume` the one to go on in."""
+    """Return the whole command.
+
+    Args:
+        cli: The program.
+        settings: What all sessions of the worker have in common.
+        profile: What this one is for.
+        session_id: The new conversation's, or with `resume` the one to go on in.
+        resume: Whether to go on in a conversation.
+        style: From `style_flags`.
+        session_settings: JSON for `--settings`.
+        isolated: Whether shell commands run isolated. Claude Code then forces the permission mode `default`; that
+            edits in the workspace need no permission, which `acceptEdits` means, is said by a rule instead.
+    """
     command = [str(cli), "--output-format", "stream-json", "--verbose", "--input-format", "stream-json"]
     # One word for flag and value: no value can then be taken for a flag.
     command.append(f"--resume={session_id}" if resume else f"--session-id={session_id}")
     command.append(f"--permission-mode={settings.permission_mode}")
-    if profile.allowed_tools:
-        command.append(f"--allowedTools={','.join(profile.allowed_tools)}")
+    command.append(f"--settings={session_settings}")
+    allowed = profile.allowed_tools
+    if isolated and settings.permission_mode == "acceptEdits":
+        allowed = (*allowed, f"Edit(/{profile.workspace.absolute()}/**)")
+    if allowed:
+        command.append(f"--allowedTools={','.join(allowed)}")
     if profile.model is not None:
         command.append(f"--model={profile.model}")
     if profile.max_turns is not None:

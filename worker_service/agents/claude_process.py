@@ -21,6 +21,7 @@ from claude_agent_sdk import (
 )
 
 from worker_service.agents.claude_command import Profile
+from worker_service.agents.claude_hooks import SessionHooks
 from worker_service.agents.claude_transport import BadOutput, LeashedTransport
 from worker_service.agents.leashed_process import LeashedProcess, start_leashed
 
@@ -47,17 +48,21 @@ class NotResumable(ProcessGone):
 class ClaudeProcess:
     """A Claude Code process with a conversation. Made by `start_claude`; ended by `aclose`."""
 
-    def __init__(self, process: LeashedProcess, profile: Profile, session_id: str) -> None:
+    def __init__(
+        self, process: LeashedProcess, profile: Profile, session_id: str, hooks: SessionHooks | None = None
+    ) -> None:
         self.profile = profile
         self.session_id = session_id
         """The conversation it is in."""
+        self.hooks = hooks
+        """Tells of its hook events; None where nobody is told."""
         self.turns = 0
         self.ended = anyio.Event()
         """Set when it can be used no more."""
         self._process = process
         self._transport = LeashedTransport(process)
         # Prompts are text: `verbatim_prompts` keeps `/words` and `@paths` in them from being acted on.
-        options = ClaudeAgentOptions(verbatim_prompts=True)
+        options = ClaudeAgentOptions(verbatim_prompts=True, hooks=None if hooks is None else hooks.matchers())
         self._client = ClaudeSDKClient(options, transport=self._transport)
         self._to_reader, self._from_process = anyio.create_memory_object_stream[Message](_MESSAGES_KEPT)
         self._failure: ProcessGone | None = None
@@ -242,7 +247,13 @@ class ClaudeProcess:
 
 
 async def start_claude(
-    command: list[str], *, environment: Mapping[str, str], profile: Profile, session_id: str, tasks: TaskGroup
+    command: list[str],
+    *,
+    environment: Mapping[str, str],
+    profile: Profile,
+    session_id: str,
+    tasks: TaskGroup,
+    hooks: SessionHooks | None = None,
 ) -> ClaudeProcess:
     """Start a process and connect to it.
 
@@ -258,7 +269,7 @@ async def start_claude(
         raise ProcessGone(
             "agent_unavailable", f"Claude Code cannot be started in {directory}: {error.strerror or error}."
         ) from error
-    process = ClaudeProcess(leashed, profile, session_id)
+    process = ClaudeProcess(leashed, profile, session_id, hooks)
     try:
         await process.open(tasks)
     except BaseException:

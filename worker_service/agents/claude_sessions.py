@@ -10,6 +10,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskGroup
 
+from agent_bus.isolation import SCRUB_VARIABLE
 from worker_service.agents.base import RateLimited, Run, StopCause
 from worker_service.agents.claude_command import (
     Profile,
@@ -19,9 +20,13 @@ from worker_service.agents.claude_command import (
     transcript_exists,
     usual_profile,
 )
+from worker_service.agents.claude_hooks import SessionHooks, tell_failure
+from worker_service.agents.claude_placeholders import Placeholders
 from worker_service.agents.claude_pool import ClaudePool
 from worker_service.agents.claude_process import ClaudeProcess, NotResumable, ProcessGone, start_claude
+from worker_service.agents.claude_settings import session_settings
 from worker_service.agents.claude_turn import GaveUp, Turn
+from worker_service.hooks.bridge import HookBridge
 from worker_service.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -36,9 +41,21 @@ _RESUME_PROMPT: Final = (
 class ClaudeSessions:
     """Serves runs with the processes of a pool. `claude_agent.ClaudeAgent` loads it when the SDK is imported."""
 
-    def __init__(self, settings: WorkerSettings, cli: Path) -> None:
+    def __init__(
+        self, settings: WorkerSettings, cli: Path, bridge: HookBridge | None = None, *, isolated: bool = False
+    ) -> None:
+        """Report hook events to `bridge`, if there is one; `isolated` says how shell commands run."""
         self._settings = settings
         self._cli = cli
+        self._bridge = bridge
+        self._isolated = isolated
+        self._placeholders = Placeholders()
+        self._environment = dict(settings.agent_environment)
+        if bridge is not None:
+            # The hooks of `codehornets hooks install`, should the user have them, then leave these sessions alone.
+            self._environment["CODEHORNETS_WORKER"] = settings.worker
+        if isolated:
+            self._environment[SCRUB_VARIABLE] = "1"
         self._style = style_flags(settings.claude.output_style)
         self._usual = usual_profile(settings.claude, settings.workspace)
         self.pool = ClaudePool(
@@ -58,25 +75,65 @@ class ClaudeSessions:
             session_id=session_id,
             resume=resume is not None,
             style=self._style,
+            session_settings=session_settings(
+                self._settings.layout,
+                environment=self._environment,
+                workspace=profile.workspace,
+                hook_rules=self._settings.hooks_config,
+                style=self._settings.claude.output_style,
+            ),
+            isolated=self._isolated,
         )
         return await start_claude(
             command,
-            environment=self._settings.agent_environment,
+            environment=self._environment,
             profile=profile,
             session_id=session_id,
             tasks=tasks,
+            hooks=None if self._bridge is None else SessionHooks(self._bridge),
         )
 
     async def run(self, run: Run) -> None:
         """Work on one task; see `base.Agent.run`."""
+        workspace = profile_of(run.task, self._usual).workspace
+        if self._isolated:
+            self._placeholders.begin(workspace)
+        try:
+            await self._converse(run)
+        except RateLimited as limited:
+            if not self._settings.claude.park_on_limit:
+                self._tell_failure(run, "rate_limited", limited.message)
+            raise
+        except anyio.get_cancelled_exc_class():
+            if run.stop_cause in (None, StopCause.TIMEOUT):
+                self._tell_failure(run, "timeout", "The task did not end in its time.")
+            raise
+        finally:
+            if self._isolated:
+                self._placeholders.end(workspace)
+        if run.outcome.error is not None:
+            self._tell_failure(run, run.outcome.error.kind, run.outcome.error.message)
+
+    def _tell_failure(self, run: Run, kind: str, message: str) -> None:
+        if self._bridge is not None:
+            tell_failure(self._bridge, run, kind, message)
+
+    async def _converse(self, run: Run) -> None:
         try:
             process, prompt = await self._open_conversation(run)
         except ProcessGone as error:
             run.outcome.fail(error.kind, str(error))
             return
         reusable = False
+        ending = "other"
+        if process.hooks is not None:
+            how = "resume" if process.session_id == run.session_id else "startup"
+            process.hooks.begin(run, process.session_id, how)
         try:
             reusable = await self._take_turn(process, prompt, run)
+            if reusable:
+                # A named session goes on with its next task.
+                ending = "clear" if run.task.session is None else "kept"
         except ProcessGone as error:
             run.outcome.fail(error.kind, str(error))
         except GaveUp as error:
@@ -84,12 +141,16 @@ class ClaudeSessions:
             run.outcome.fail(error.kind, str(error))
         except RateLimited:
             await self._interrupt(process, run)
+            ending = "parked"
             raise
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._interrupt(process, run)
+            ending = (run.stop_cause or StopCause.TIMEOUT).value
             raise
         finally:
+            if process.hooks is not None:
+                process.hooks.end(ending)
             if reusable:
                 self.pool.give_back(process, reusable=True, session=run.task.session)
             else:
@@ -102,7 +163,7 @@ class ClaudeSessions:
         resume = run.session_id
         session = run.task.session
         prompt = run.task.description
-        known = resume is not None and transcript_exists(self._settings.agent_environment, resume)
+        known = resume is not None and transcript_exists(self._environment, resume)
         if resume is not None and known:
             try:
                 process = await self.pool.acquire(profile, session=session, resume=resume)
@@ -123,6 +184,8 @@ class ClaudeSessions:
         run.prompt_handed()
         run.emit("prompt", {"session_id": process.session_id, "attempt": run.attempt, "resumed": run.interrupted})
         async for message in process.messages():
+            if process.hooks is not None:
+                process.hooks.observe(message)
             turn.take(message)
         return run.outcome.error is None
 

@@ -8,19 +8,25 @@ connections open and says nothing.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from agent_bus.redis_connection import close_client, explain, failures, make_client, make_pubsub_clients
 from agent_bus.redis_keys import CONTROL_ALL_CHANNEL, GATES_CHANNEL, WorkerKeys
-from agent_bus.redis_url import RedisAddress
+from agent_bus.redis_scripts import script
+from agent_bus.redis_url import RedisAddress, RedisKind
+
+if TYPE_CHECKING:
+    from agent_bus.redis_subscription import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +36,8 @@ _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _MOST_OUTGOING: Final = 1000
 _MOST_IN_ONE_WRITE: Final = 100
+_BUSY_S: Final = 0.02
+_GATHER_S: Final = 0.005
 
 
 def _no_message(message: bytes) -> None:
@@ -60,13 +68,6 @@ class LinkListener:
     """The link is down; with the reason, in one sentence."""
 
 
-@dataclass(slots=True)
-class _Link:
-    pubsub: Any
-    client: Any
-    pinged_at: float | None = field(default=None)
-
-
 class RedisLink:
     """One worker's subscription and its messages."""
 
@@ -76,8 +77,9 @@ class RedisLink:
         self._keys = WorkerKeys(worker)
         self._listener = listener
         self._ping_s = ping_s
-        self._heard_at: float | None = None
+        self._subscription: Subscription | None = None
         self._failures = failures()
+        self._script = script("publish")
         self._outgoing: deque[tuple[str, bytes]] = deque()
         self._any_outgoing = asyncio.Event()
         self._told_down = False
@@ -87,17 +89,19 @@ class RedisLink:
         """Why it is not, in one sentence without a password, or None."""
         self.dropped = 0
         """How many outgoing messages were dropped, because Redis was away or slow."""
-        self._channels: dict[bytes, Callable[[bytes], None]] = {
-            self._keys.bell.encode(): listener.on_activate,
-            self._keys.control.encode(): listener.on_control,
-            CONTROL_ALL_CHANNEL.encode(): listener.on_control,
-            GATES_CHANNEL.encode(): listener.on_gate,
+        channels = {
+            self._keys.bell: listener.on_activate,
+            self._keys.control: listener.on_control,
+            CONTROL_ALL_CHANNEL: listener.on_control,
+            GATES_CHANNEL: listener.on_gate,
         }
+        self._channels = list(channels)
+        self._callbacks = {channel.encode(): callback for channel, callback in channels.items()}
 
     @property
     def age_s(self) -> float | None:
         """Seconds since Redis was last heard on this link; None before the first time."""
-        return None if self._heard_at is None else time.monotonic() - self._heard_at
+        return None if self._subscription is None else time.monotonic() - self._subscription.heard_at
 
     def publish(self, channel: str, message: bytes) -> None:
         """Send the message some time soon, or never: it is dropped and counted where Redis is away or too slow."""
@@ -122,56 +126,52 @@ class RedisLink:
             clients = make_pubsub_clients(self._address)
             client = clients[attempt % len(clients)]
             attempt += 1
-            link = _Link(client.pubsub(), client)
+            subscription: Subscription | None = None
             try:
-                await self._subscribe(link)
+                subscription = await self._subscribe(client)
                 pause_s = _FIRST_PAUSE_S
-                await self._listen(link)
+                await self._listen(subscription)
             except self._failures as error:
                 self._is_down(explain(error, self._address))
             finally:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
-                    await _close(link)
+                    if subscription is not None:
+                        await subscription.aclose()
+                    for unused in clients:
+                        await close_client(unused)
             # Full jitter: the workers of a team do not come back at the same moment.
             await anyio.sleep(random.uniform(0.0, pause_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    async def _subscribe(self, link: _Link) -> None:
+    async def _subscribe(self, client: Any) -> Subscription:
+        from agent_bus.redis_subscription import open_subscription
+
         with anyio.fail_after(2 * _PONG_S):
-            await link.pubsub.subscribe(*self._channels)
-            confirmed = 0
-            while confirmed < len(self._channels):
-                message = await link.pubsub.get_message(timeout=_PONG_S)
-                if message is None:
-                    raise TimeoutError
-                if message["type"] == "subscribe":
-                    confirmed += 1
-                else:
-                    self._take(message)
-        self._heard_at = time.monotonic()
+            subscription = await open_subscription(client, self._channels, self._take)
+            try:
+                await subscription.confirmed()
+            except BaseException:
+                await subscription.aclose()
+                raise
+        self._subscription = subscription
         self.connected = True
         self.trouble = None
         log.info("listening to Redis at %s", self._address.shown, extra={"action": "redis_connected"})
         self._told_down = False
         self._listener.on_connected()
+        return subscription
 
-    async def _listen(self, link: _Link) -> None:
+    async def _listen(self, subscription: Subscription) -> None:
         while True:
-            message = await link.pubsub.get_message(timeout=_PONG_S if link.pinged_at else self._ping_s)
-            if message is not None:
-                self._heard_at = time.monotonic()
-                # Any word from Redis is a sign of life.
-                link.pinged_at = None
-                self._take(message)
-            elif link.pinged_at is None:
-                link.pinged_at = time.monotonic()
-                await link.pubsub.ping()
-            else:
+            silent_s = time.monotonic() - subscription.heard_at
+            if silent_s < self._ping_s:
+                await subscription.stays_for(self._ping_s - silent_s)
+            elif not await subscription.answers_within(_PONG_S):
                 raise TimeoutError
 
-    def _take(self, message: dict[str, Any]) -> None:
-        if message["type"] == "message" and (callback := self._channels.get(message["channel"])) is not None:
-            callback(message["data"])
+    def _take(self, channel: bytes, message: bytes) -> None:
+        if (callback := self._callbacks.get(channel)) is not None:
+            callback(message)
 
     def _is_down(self, trouble: str) -> None:
         was_connected, self.connected = self.connected, False
@@ -187,9 +187,13 @@ class RedisLink:
 
     async def _send_forever(self) -> None:
         client: Any = make_client(self._address)
+        sent_at = 0.0
         try:
             while True:
                 await self._any_outgoing.wait()
+                if time.monotonic() - sent_at < _BUSY_S:
+                    # One message goes at once; in a stream of them each write costs more than a little wait.
+                    await asyncio.sleep(_GATHER_S)
                 self._any_outgoing.clear()
                 while self._outgoing:
                     batch = [self._outgoing.popleft() for _ in range(min(_MOST_IN_ONE_WRITE, len(self._outgoing)))]
@@ -198,25 +202,22 @@ class RedisLink:
                     except self._failures:
                         # The subscription tells of the loss; it finds out by itself.
                         self.dropped += len(batch)
+                sent_at = time.monotonic()
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(1.0):
                 await close_client(client)
 
     async def _send(self, client: Any, batch: list[tuple[str, bytes]]) -> None:
-        pipe = client.pipeline(transaction=False) if len(batch) > 1 and hasattr(client, "connection_pool") else None
-        if pipe is None:
+        if self._address.kind is RedisKind.CLUSTER:
             for channel, message in batch:
                 await client.execute_command("PUBLISH", channel, message)
             return
-        async with pipe:
-            for channel, message in batch:
-                pipe.execute_command("PUBLISH", channel, message)
-            await pipe.execute()
-
-
-async def _close(link: _Link) -> None:
-    try:
-        await link.pubsub.aclose()
-        await close_client(link.client)
-    except Exception:
-        log.debug("the link did not close cleanly", exc_info=True)
+        # Many messages as one command: to make and to take in a command each costs more than the message.
+        for channel, group in itertools.groupby(batch, key=itemgetter(0)):
+            messages = [message for _, message in group]
+            try:
+                await client.execute_command("EVALSHA", self._script.sha, 0, channel, *messages)
+            except self._failures as error:
+                if "NOSCRIPT" not in str(error) and "No matching script" not in str(error):
+                    raise
+                await client.execute_command("EVAL", self._script.text, 0, channel, *messages)
