@@ -15,10 +15,12 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from agent_bus.dead_letters import DeadLetterError
-from agent_bus.errors import DeadLetterReason, QueueUnavailable
+from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable
 from agent_bus.messages import Heartbeat, Result, TaskStatus
 from agent_bus.redis_connection import explain, failures, make_blocking_client
-from agent_bus.redis_keys import HEARTBEAT_PREFIX, HOOKS_PREFIX, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
+from agent_bus.redis_events import Subscription
+from agent_bus.redis_keys import CONTROL_ALL_CHANNEL, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
+from agent_bus.redis_survey import RedisBacklog, find_heartbeats, find_state, find_workers, look_at_queue
 from agent_bus.redis_url import RedisAddress, RedisKind
 
 _LONGEST_BLOCK_S: Final = 1.0
@@ -44,7 +46,8 @@ class RedisLetter:
 
 
 class RedisClient:
-    """A client of the team. Every method raises `QueueUnavailable`, one sentence without a password."""
+    """A client of the team. Every method raises `QueueUnavailable` when Redis cannot be used; no text of an error
+    holds a password."""
 
     def __init__(self, address: RedisAddress) -> None:
         """Connect with the first call (to a cluster: now).
@@ -56,6 +59,11 @@ class RedisClient:
         self._failures = failures()
         with self._explained():
             self._redis: Any = make_blocking_client(address)
+
+    @property
+    def counts_listeners(self) -> bool:
+        """Whether the number of those who heard a message is known: a node of a cluster knows its own alone."""
+        return self._address.kind is not RedisKind.CLUSTER
 
     def close(self) -> None:
         """Close the connections."""
@@ -77,7 +85,11 @@ class RedisClient:
         return str(task.get("task_id") or f"{worker}-{entry.decode()}")
 
     def result(self, task_id: str, *, wait_s: float = 0.0) -> Result | None:
-        """Return the task's result, waiting so many seconds for it; None when there is none by then."""
+        """Return the task's result, waiting so many seconds for it; None when there is none by then.
+
+        Raises:
+            BusError: there is one, and it cannot be understood.
+        """
         deadline = time.monotonic() + wait_s
         with self._explained():
             newest = self._redis.xrevrange(RESULTS, count=1)
@@ -85,7 +97,7 @@ class RedisClient:
             while True:
                 body = self._redis.get(result_by_id(task_id))
                 if body is not None:
-                    return Result.model_validate_json(body)
+                    return _result(task_id, body)
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return None
@@ -94,45 +106,61 @@ class RedisClient:
                 if told := self._redis.xread({RESULTS: after}, count=1000, block=block_ms):
                     after = told[0][1][-1][0]
 
-    def cancel(self, worker: str, task_id: str) -> None:
-        """Ask for the end of a task, whether it waits or runs."""
+    def cancel(self, worker: str, task_id: str) -> int:
+        """Ask for the end of a task, whether it waits or runs; returns how many heard it, see `counts_listeners`.
+
+        One that waits ends when its turn comes, even if nobody heard; one that runs ends only if its worker did.
+        """
         with self._explained():
             self._redis.set(WorkerKeys(worker).cancel(task_id), b"1", ex=INDEX_TTL_S)
-        self.control(worker, {"command": "cancel", "task_id": task_id})
+        return self.control(worker, {"command": "cancel", "task_id": task_id})
 
     def control(self, worker: str | None, command: dict[str, Any]) -> int:
         """Send a command to all instances of a worker, or of all workers; returns how many subscribers heard it."""
-        channel = "control:all" if worker is None else WorkerKeys(worker).control
+        channel = CONTROL_ALL_CHANNEL if worker is None else WorkerKeys(worker).control
         with self._explained():
             return int(self._redis.publish(channel, json.dumps(command).encode()))
 
-    def heartbeats(self) -> list[Heartbeat]:
-        """Return the heartbeats of all living instances, by worker and instance."""
-        beats = []
+    # -- who is there, and what they do
+
+    def heartbeats(self, worker: str | None = None) -> list[Heartbeat]:
+        """Return the heartbeats of all living instances, of one worker or of all, by worker and instance."""
         with self._explained():
-            for key in self._redis.scan_iter(match=f"{HEARTBEAT_PREFIX}*", count=500):
-                body = self._redis.get(key)
-                try:
-                    beats.append(Heartbeat.model_validate_json(body or b""))
-                except ValidationError:
-                    continue
-        return sorted(beats, key=lambda beat: (beat.worker, beat.instance))
+            return find_workers(self._redis)[1] if worker is None else find_heartbeats(self._redis, worker)
+
+    def workers(self) -> tuple[list[str], list[Heartbeat]]:
+        """Return the names of all workers that have left anything in Redis, and the heartbeats of those that live."""
+        with self._explained():
+            return find_workers(self._redis)
+
+    def backlog(self, worker: str) -> RedisBacklog:
+        """Return how much waits for the worker, what its instances run, and how many dead letters it has."""
+        with self._explained():
+            return look_at_queue(self._redis, worker)
+
+    def find_task(self, task_id: str, worker: str | None = None) -> tuple[str, str] | None:
+        """Return (worker, `waiting` or `running`) for a task without a result, or None; searches one worker or all."""
+        with self._explained():
+            for name in find_workers(self._redis)[0] if worker is None else [worker]:
+                if (state := find_state(self._redis, name, task_id)) is not None:
+                    return name, state
+        return None
+
+    @contextmanager
+    def listen(self, worker: str | None = None) -> Iterator[Subscription]:
+        """Hear the events of one worker or of all for the length of the block, missing none."""
+        subscription = Subscription(self._redis, worker, self._explained)
+        try:
+            yield subscription
+        finally:
+            subscription.close()
 
     def watch(self, worker: str | None = None) -> Iterator[tuple[str, bytes]]:
         """Yield (worker, event as JSON) as they come, of one worker or of all, until the iterator is closed."""
-        with self._explained():
-            pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
-            try:
-                if worker is None:
-                    pubsub.psubscribe(f"{HOOKS_PREFIX}*")
-                else:
-                    pubsub.subscribe(WorkerKeys(worker).hooks)
-                while True:
-                    message = pubsub.get_message(timeout=_LONGEST_BLOCK_S)
-                    if message is not None and message["type"] in ("message", "pmessage"):
-                        yield message["channel"].decode().removeprefix(HOOKS_PREFIX), message["data"]
-            finally:
-                pubsub.close()
+        with self.listen(worker) as subscription:
+            while True:
+                if (heard := subscription.next(_LONGEST_BLOCK_S)) is not None:
+                    yield heard
 
     # -- dead letters
 
@@ -188,6 +216,13 @@ class RedisClient:
             yield
         except self._failures as error:
             raise QueueUnavailable(explain(error, self._address)) from None
+
+
+def _result(task_id: str, body: bytes) -> Result:
+    try:
+        return Result.model_validate_json(body)
+    except ValidationError:
+        raise BusError(f"{result_by_id(task_id)} in Redis is no result that this version understands.") from None
 
 
 def _letter(name: bytes, fields: dict[bytes, bytes]) -> RedisLetter:

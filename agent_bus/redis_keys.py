@@ -62,6 +62,11 @@ class WorkerKeys:
         """The channel of its events."""
         return f"{HOOKS_PREFIX}{self.worker}"
 
+    @property
+    def ids(self) -> str:
+        """The hash from the id of each task that was taken and has no result to its entry."""
+        return f"{{{self.tasks}}}:ids"
+
     def cancel(self, task_id: str) -> str:
         """Return the key that asks for the end of a waiting task."""
         return f"{{{self.tasks}}}:cancel:{task_id}"

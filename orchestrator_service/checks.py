@@ -9,51 +9,24 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 from agent_bus.claude_credentials import find_credential
 from agent_bus.hook_rules import Places, check_rules
 from agent_bus.isolation import isolation_trouble, mode_trouble
 from agent_bus.layout import ORCHESTRATOR, WorkerLayout
+from orchestrator_service.findings import Finding, Grade
+from orchestrator_service.redis_checks import check_redis
 from orchestrator_service.team import Team
 from orchestrator_service.worker_environment import choose_agent, hook_rules_of, workspace_of
 
 _CLI_PATIENCE_S: Final = 30.0
-_REDIS_PATIENCE_S: Final = 3.0
 _EVENT_PATIENCE_S: Final = 2.0
 _FEW_INSTANCES: Final = 64
 _FEW_WATCHES: Final = 4096
 _LITTLE_DISK_BYTES: Final = 1 << 30
 _TOO_LITTLE_DISK_BYTES: Final = 50 << 20
-
-
-class Grade(StrEnum):
-    """How grave a finding is."""
-
-    GOOD = "good"
-    NOTE = "note"
-    """Works, or will; worth knowing."""
-    BROKEN = "broken"
-    """Workers cannot work as asked."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    grade: Grade
-    text: str
-    mend: str = ""
-    """What to do about it; empty where there is nothing to do."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it for programs."""
-        return asdict(self)
 
 
 def check_all(team: Team | None, shared: Path, environ: Mapping[str, str]) -> list[Finding]:
@@ -68,7 +41,8 @@ def check_all(team: Team | None, shared: Path, environ: Mapping[str, str]) -> li
     if shared.is_dir():
         findings += [*_check_events(shared), *_check_disk(shared)]
     findings += [*_check_limits(), *_check_workspaces(team, shared), *_check_claude(team, environ)]
-    findings += [*_check_redis(environ), *_check_isolation(team, environ), *_check_hook_rules(team, shared, environ)]
+    findings += check_redis(team, environ)
+    findings += [*_check_isolation(team, environ), *_check_hook_rules(team, shared, environ)]
     return findings
 
 
@@ -254,45 +228,6 @@ def _claude_version(program: Path) -> tuple[str, str]:
         said = run.stderr.decode("utf-8", "replace").strip().splitlines()
         return "", f"exit code {run.returncode}{': ' + said[-1][:200] if said else ''}"
     return run.stdout.decode("utf-8", "replace").strip()[:100], ""
-
-
-def _check_redis(environ: Mapping[str, str]) -> Iterator[Finding]:
-    url = environ.get("REDIS_URL", "")
-    if file := environ.get("REDIS_URL_FILE"):
-        try:
-            url = Path(file).read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            yield Finding("redis", Grade.BROKEN, f"REDIS_URL_FILE is {file!r}, which cannot be read", "mend the file")
-            return
-    if not url:
-        return
-    import redis
-
-    where = _without_password(url)
-    try:
-        with redis.Redis.from_url(
-            url, socket_timeout=_REDIS_PATIENCE_S, socket_connect_timeout=_REDIS_PATIENCE_S
-        ) as client:
-            client.ping()
-    except ValueError:
-        yield Finding(
-            "redis", Grade.BROKEN, "REDIS_URL is no URL for Redis", "allowed is redis://, rediss:// or unix://"
-        )
-    except (redis.RedisError, OSError) as error:
-        # The text of an error may hold the URL; its kind says enough.
-        kind = type(error).__name__
-        yield Finding("redis", Grade.BROKEN, f"{where} does not answer ({kind})", "start Redis or mend REDIS_URL")
-    else:
-        yield Finding("redis", Grade.GOOD, f"{where} answers")
-
-
-def _without_password(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}" if parts.hostname else f"{parts.scheme}:{parts.path}"
-    except ValueError:
-        return "the server of REDIS_URL"
 
 
 def _check_isolation(team: Team | None, environ: Mapping[str, str]) -> Iterator[Finding]:

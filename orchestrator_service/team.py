@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agent_bus.layout import is_worker_name
+from agent_bus.redis_url import parse_redis_url, redact
 
 T = TypeVar("T")
 
@@ -83,6 +84,8 @@ class Team:
     agent: str = "auto"
     """`auto` is Claude where it can log in, else echo."""
     shared_dir: Path | None = None
+    redis_url: str | None = None
+    """Without a password: a team file is read by many."""
 
     def worker(self, name: str) -> WorkerPlan:
         """Return the plan of that worker.
@@ -122,11 +125,28 @@ def read_team(path: Path) -> Team:
         mode=top.take("mode", _one_of(MODES), _words(MODES), None),
         agent=top.take("agent", _one_of(AGENTS), _words(AGENTS), "auto"),
         shared_dir=top.take("shared_dir", _path_in(path.parent), "a directory", None),
+        redis_url=_redis_url(path, top),
     )
     top.refuse_rest()
     if not team.workers:
         raise TeamError(f"{path} names no worker; add a table [workers.NAME].")
     return team
+
+
+def _redis_url(path: Path, top: _Table) -> str | None:
+    url = top.take("redis_url", _text, "a redis://, rediss:// or unix:// URL", None)
+    if url is None:
+        return None
+    try:
+        address = parse_redis_url(url)
+    except ValueError as error:
+        raise TeamError(f"{path}: redis_url cannot be used: {error}.") from None
+    if address.secrets:
+        raise TeamError(
+            f"{path}: redis_url is {address.shown}, with a password, which does not belong into a team file; put the "
+            "URL into a file that only you can read, and name that file in REDIS_URL_FILE."
+        )
+    return url
 
 
 def _worker_plan(path: Path, name: str, values: object, defaults: dict[str, Any]) -> WorkerPlan:
@@ -208,7 +228,7 @@ class _Table:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = redact(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 

@@ -12,6 +12,8 @@ from orchestrator_service.team import OWN_VARIABLES, Team, TeamError, WorkerPlan
 
 _SECRET_FILES: Final = ("ANTHROPIC_API_KEY_FILE", "ANTHROPIC_AUTH_TOKEN_FILE", "CLAUDE_CODE_OAUTH_TOKEN_FILE")
 
+REDIS_VARIABLES: Final = ("REDIS_URL", "REDIS_URL_FILE")
+"""Unlike other keys, the team's `redis_url` gives way to these: they may hold the password."""
 _MODE_VARIABLES: Final = ("WORKER_MODE", "ACTIVATION_WRAPPER", "HOOKS_MODE")
 _ONE_WORKERS_ALONE: Final = frozenset(variable for variable in OWN_VARIABLES if variable.endswith("_DIR"))
 """Places of a single worker; inherited by a whole team they would make its workers take each other's tasks."""
@@ -111,6 +113,8 @@ def worker_environment(
         "HTTP_PORT": worker.http_port,
     }
     inherited = {name: value for name, value in environ.items() if name not in _ONE_WORKERS_ALONE}
+    if team.redis_url is not None and not any(inherited.get(name) for name in REDIS_VARIABLES):
+        inherited["REDIS_URL"] = team.redis_url
     rules = hook_rules_of(team, worker.name)
     return {
         **inherited,

@@ -26,6 +26,11 @@ SharedDir = Annotated[
     Path | None,
     typer.Option("--shared-dir", metavar="DIR", help="Default: SHARED_DIR, else ./team.toml's, else ./shared."),
 ]
+Redis = Annotated[
+    str | None,
+    typer.Option("--redis", metavar="URL", help="Default: REDIS_URL_FILE, REDIS_URL, else ./team.toml's, if any."),
+]
+Via = Annotated[str | None, typer.Option("--via", metavar="WAY", help="file or redis, where both are there.")]
 TeamFile = Annotated[
     Path | None, typer.Option("--team", metavar="FILE", help="Default: ./team.toml, else the shipped example.")
 ]
@@ -80,6 +85,8 @@ def submit(
     wait_timeout: GiveUpAfter = None,
     json: AsJson = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
+    via: Via = None,
 ) -> int:
     """Give a worker a task.
 
@@ -90,6 +97,8 @@ def submit(
     return command.submit(
         command.Order(worker, prompt, file, priority, timeout, session, task_id),
         shared_dir=shared_dir,
+        redis=redis,
+        via=via,
         wait=wait or wait_timeout is not None,
         give_up_after_s=wait_timeout,
         as_json=json,
@@ -103,6 +112,7 @@ def result(
     wait_timeout: GiveUpAfter = None,
     json: AsJson = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
 ) -> int:
     """Print the result of a task; the exit codes are those of `submit --wait`."""
     from orchestrator_service.cli import results
@@ -110,6 +120,7 @@ def result(
     return results.result(
         task_id,
         shared_dir=shared_dir,
+        redis=redis,
         wait=wait or wait_timeout is not None,
         give_up_after_s=wait_timeout,
         as_json=json,
@@ -121,11 +132,12 @@ def cancel(
     task_id: Annotated[str, typer.Argument(metavar="ID")],
     worker: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; default: searched.")] = None,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
 ) -> int:
     """Cancel a task, waiting or running."""
     from orchestrator_service.cli import results
 
-    return results.cancel(task_id, worker=worker, shared_dir=shared_dir)
+    return results.cancel(task_id, worker=worker, shared_dir=shared_dir, redis=redis)
 
 
 @app.command()
@@ -133,11 +145,12 @@ def status(
     json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep the table up to date until Ctrl-C.")] = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
 ) -> int:
     """Show the workers: whether they live, what they run, how much waits."""
     from orchestrator_service.cli import status as command
 
-    return command.status(shared_dir=shared_dir, as_json=json, watch=watch)
+    return command.status(shared_dir=shared_dir, redis=redis, as_json=json, watch=watch)
 
 
 @app.command()
@@ -162,11 +175,12 @@ def control(
     task_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="For cancel: the task.")] = None,
     json: AsJson = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
 ) -> int:
-    """Tell a running worker what to do, and print its answer."""
+    """Tell a running worker, or `all` of them, what to do, and print what each answers."""
     from orchestrator_service.cli import control as module
 
-    return module.control(worker, command, task_id, shared_dir=shared_dir, as_json=json)
+    return module.control(worker, command, task_id, shared_dir=shared_dir, redis=redis, as_json=json)
 
 
 @app.command()
@@ -174,11 +188,13 @@ def watch(
     worker: Annotated[str | None, typer.Argument(help="This worker alone.")] = None,
     json: AsJson = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
+    via: Via = None,
 ) -> int:
     """Show what the workers do, live, until Ctrl-C."""
     from orchestrator_service.cli import watch as command
 
-    return command.watch(worker, shared_dir=shared_dir, as_json=json)
+    return command.watch(worker, shared_dir=shared_dir, redis=redis, via=via, as_json=json)
 
 
 @dead_letters_app.callback(invoke_without_command=True)
@@ -190,35 +206,56 @@ def dead_letters(context: typer.Context) -> int | None:
 
 
 @dead_letters_app.command("list")
-def dead_letters_list(worker: OneWorker = None, json: AsJson = False, shared_dir: SharedDir = None) -> int:
+def dead_letters_list(
+    worker: OneWorker = None,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+) -> int:
     """List all dead letters, oldest first."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.list_letters(worker=worker, as_json=json, shared_dir=shared_dir)
+    return command.list_letters(worker=worker, as_json=json, shared_dir=shared_dir, redis=redis)
 
 
 @dead_letters_app.command("show")
-def dead_letters_show(name: str, worker: OneWorker = None, json: AsJson = False, shared_dir: SharedDir = None) -> int:
+def dead_letters_show(
+    name: str,
+    worker: OneWorker = None,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+) -> int:
     """Show one, by its file name or task id: the reason, and the first 4 KiB of what is in it."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.show(name, worker=worker, as_json=json, shared_dir=shared_dir)
+    return command.show(name, worker=worker, as_json=json, shared_dir=shared_dir, redis=redis)
 
 
 @dead_letters_app.command("replay")
-def dead_letters_replay(names: list[str], worker: OneWorker = None, shared_dir: SharedDir = None) -> int:
-    """Put them back among the triggers, to be run anew."""
+def dead_letters_replay(
+    names: list[str],
+    worker: OneWorker = None,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+) -> int:
+    """Put them back among the triggers or into the stream, to be run anew."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.replay(names, worker=worker, shared_dir=shared_dir)
+    return command.replay(names, worker=worker, shared_dir=shared_dir, redis=redis)
 
 
 @dead_letters_app.command("drop")
-def dead_letters_drop(names: list[str], worker: OneWorker = None, shared_dir: SharedDir = None) -> int:
+def dead_letters_drop(
+    names: list[str],
+    worker: OneWorker = None,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+) -> int:
     """Delete them for good."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.drop(names, worker=worker, shared_dir=shared_dir)
+    return command.drop(names, worker=worker, shared_dir=shared_dir, redis=redis)
 
 
 SettingsFile = Annotated[
@@ -270,11 +307,11 @@ def hook(
 
 
 @app.command()
-def doctor(team: TeamFile = None, shared_dir: SharedDir = None, json: AsJson = False) -> int:
+def doctor(team: TeamFile = None, shared_dir: SharedDir = None, redis: Redis = None, json: AsJson = False) -> int:
     """Check all that workers need here, each with its mend; exit code 1 when something is broken."""
     from orchestrator_service.cli import doctor as command
 
-    return command.doctor(team, shared_dir=shared_dir, as_json=json)
+    return command.doctor(team, shared_dir=shared_dir, redis=redis, as_json=json)
 
 
 @app.command()

@@ -7,17 +7,18 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from orchestrator_service.checks import Finding, Grade, check_all
+from orchestrator_service.checks import check_all
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.places import find_team
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.findings import Finding, Grade
 from orchestrator_service.team import EXAMPLE_TEAM, TeamError
-from orchestrator_service.worker_environment import choose_shared_dir
+from orchestrator_service.worker_environment import REDIS_VARIABLES, choose_shared_dir
 
 _MARKS: Final = {Grade.GOOD: ("✓", "32"), Grade.NOTE: ("!", "33"), Grade.BROKEN: ("✗", "31")}
 
 
-def doctor(team_file: Path | None, *, shared_dir: Path | None, as_json: bool) -> int:
+def doctor(team_file: Path | None, *, shared_dir: Path | None, redis: str | None, as_json: bool) -> int:
     """Check everything; 1 when something is broken."""
     team = None
     try:
@@ -26,7 +27,10 @@ def doctor(team_file: Path | None, *, shared_dir: Path | None, as_json: bool) ->
         findings = [Finding("team", Grade.GOOD, f"{', '.join(team.workers)} ({source})")]
     except TeamError as error:
         findings = [Finding("team", Grade.BROKEN, str(error), "mend that key")]
-    findings += check_all(team, choose_shared_dir(team, os.environ, shared_dir), os.environ)
+    environ = dict(os.environ)
+    if redis is not None:
+        environ = {name: value for name, value in environ.items() if name not in REDIS_VARIABLES} | {"REDIS_URL": redis}
+    findings += check_all(team, choose_shared_dir(team, environ, shared_dir), environ)
     broken = any(finding.grade is Grade.BROKEN for finding in findings)
     if as_json:
         print_json([finding.as_json() for finding in findings])

@@ -23,6 +23,36 @@ def find_team(given: Path | None) -> Team:
     return read_team(here if here.exists() else EXAMPLE_TEAM)
 
 
+def team_here() -> Team | None:
+    """Return the team of `./team.toml`, or None where there is no such file.
+
+    Raises:
+        orchestrator_service.team.TeamError: the file is wrong.
+    """
+    here = Path(TEAM_FILE_NAME)
+    return read_team(here) if here.exists() else None
+
+
+def is_named(given: Path | None, *, beside_redis: bool) -> bool:
+    """Tell whether somebody said which shared directory is meant.
+
+    Args:
+        given: What was typed.
+        beside_redis: Whether a Redis was typed: it tells more of what is meant than the environment does.
+    """
+    return given is not None or (bool(os.environ.get("SHARED_DIR")) and not beside_redis)
+
+
+def place_of_shared_dir(given: Path | None) -> Path:
+    """Return the shared directory that a client command means, be it there or not.
+
+    Raises:
+        orchestrator_service.team.TeamError: `./team.toml` would say where it is, and is wrong.
+    """
+    ask_team = given is None and not os.environ.get("SHARED_DIR")
+    return choose_shared_dir(team_here() if ask_team else None, os.environ, given)
+
+
 def find_shared_dir(given: Path | None) -> Path:
     """Return the shared directory that a client command means; it must exist.
 
@@ -30,15 +60,18 @@ def find_shared_dir(given: Path | None) -> Path:
         UserError: it does not exist.
         orchestrator_service.team.TeamError: `./team.toml` would say where it is, and is wrong.
     """
-    ask_team = given is None and not os.environ.get("SHARED_DIR") and Path(TEAM_FILE_NAME).exists()
-    team = read_team(Path(TEAM_FILE_NAME)) if ask_team else None
-    shared = choose_shared_dir(team, os.environ, given)
+    shared = place_of_shared_dir(given)
     if not shared.is_dir():
-        raise UserError(
-            f"There is no shared directory {shared}; start the workers with `codehornets up`, or name another one "
-            "with --shared-dir or SHARED_DIR."
-        )
+        raise missing(shared)
     return shared
+
+
+def missing(shared: Path) -> UserError:
+    """Return the error that says that this shared directory is not there."""
+    return UserError(
+        f"There is no shared directory {shared}; start the workers with `codehornets up`, or name another one "
+        "with --shared-dir or SHARED_DIR, or a Redis with --redis or REDIS_URL."
+    )
 
 
 def known_workers(shared: Path) -> list[str]:

@@ -1,20 +1,22 @@
-"""`codehornets status`: the workers of a shared directory, from their heartbeats."""
+"""`codehornets status`: the workers of a shared directory and of Redis, from their heartbeats."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from agent_bus.heartbeats import age_seconds, is_alive, read_heartbeat
+from agent_bus.heartbeats import age_seconds
 from agent_bus.layout import WorkerLayout
-from agent_bus.messages import Heartbeat, WorkerStatus
+from agent_bus.messages import Heartbeat
 from orchestrator_service.changes import open_changes
+from orchestrator_service.cli.channels import Channels, find_channels
 from orchestrator_service.cli.output import print_json
-from orchestrator_service.cli.places import find_shared_dir, known_workers
-from orchestrator_service.cli.tasks import queue_depth, running_tasks
+from orchestrator_service.cli.places import known_workers
+from orchestrator_service.cli.states import Looker, WorkerState
 from orchestrator_service.cli.terminal import harmless
 
 if TYPE_CHECKING:
@@ -30,73 +32,21 @@ _ONLY_IF_WIDE: Final = ("mode", "probe")
 _COLOURS: Final = {"idle": "green", "busy": "cyan", "paused": "yellow", "draining": "yellow", "starting": "yellow"}
 
 
-@dataclass(frozen=True)
-class WorkerState:
-    """What can be said of a worker from outside."""
-
-    name: str
-    beat: Heartbeat | None
-    depth: int
-    dead_letters: int
-    running: tuple[str, ...] = ()
-    """The tasks it holds now: what its heartbeat tells of them may be a whole interval old."""
-
-    @property
-    def status(self) -> str:
-        """The status its heartbeat tells; `down` when it has fallen silent, `stopped` when it took its leave."""
-        if self.beat is None:
-            return "never started"
-        if self.beat.status is WorkerStatus.STOPPED:
-            return "stopped"
-        if not is_alive(self.beat):
-            return "down"
-        if self.beat.status in (WorkerStatus.IDLE, WorkerStatus.BUSY):
-            return "busy" if self.running else "idle"
-        return self.beat.status.value
-
-    @property
-    def is_down(self) -> bool:
-        """Whether it should run and does not."""
-        return self.status in ("down", "never started")
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all of it for programs."""
-        beat = {} if self.beat is None else self.beat.model_dump(mode="json")
-        return {
-            **beat,
-            "worker": self.name,
-            "status": self.status,
-            "current_tasks": list(self.running),
-            "heartbeat_age_seconds": None if self.beat is None else round(age_seconds(self.beat), 3),
-            "queue_depth": self.depth,
-            "dead_letters": self.dead_letters,
-        }
-
-
-def read_states(shared: Path) -> list[WorkerState]:
-    """Look at every worker that ever ran on the shared directory."""
-    states: list[WorkerState] = []
-    for name in known_workers(shared):
-        layout = WorkerLayout.under(shared, name)
-        letters = sum(1 for _ in layout.dead_letters.glob("*.reason.json"))
-        beat = read_heartbeat(layout.heartbeat(name))
-        running = () if beat is None else running_tasks(layout, beat)
-        states.append(WorkerState(name, beat, queue_depth(layout), letters, running))
-    return states
-
-
-def status(*, shared_dir: Path | None, as_json: bool, watch: bool) -> int:
+def status(*, shared_dir: Path | None, redis: str | None, as_json: bool, watch: bool) -> int:
     """Print the table, once or again and again."""
-    shared = find_shared_dir(shared_dir)
+    channels = find_channels(shared_dir, redis)
+    if watch and not as_json:
+        anyio.run(_watch, channels)
+        return 0
+    with Looker(channels) as looker:
+        states = looker.look()
+        if looker.trouble is not None:
+            print(f"codehornets: {looker.trouble}", file=sys.stderr)
     if as_json:
-        print_json([state.as_json() for state in read_states(shared)])
+        print_json([state.as_json() for state in states])
         return 0
-    if watch:
-        anyio.run(_watch, shared)
-        return 0
-    states = read_states(shared)
     if not states:
-        print(f"No worker has run on {shared} yet; start some with `codehornets up`.")
+        print(f"No worker has run on {channels.words} yet; start some with `codehornets up`.")
         return 0
     from rich.console import Console
 
@@ -108,14 +58,21 @@ def status(*, shared_dir: Path | None, as_json: bool, watch: bool) -> int:
     return 0
 
 
-async def _watch(shared: Path) -> None:
+async def _watch(channels: Channels) -> None:
     from rich.live import Live
 
-    layouts = [WorkerLayout.under(shared, name) for name in known_workers(shared)]
-    directories = [shared / "heartbeats", *(layout.triggers for layout in layouts)]
-    with open_changes(directories, recheck_s=_AGES_MOVE_S) as changes, Live(auto_refresh=False, screen=False) as live:
+    shared = channels.shared
+    layouts = [] if shared is None else [WorkerLayout.under(shared, name) for name in known_workers(shared)]
+    directories = [] if shared is None else [shared / "heartbeats", *(layout.triggers for layout in layouts)]
+    with (
+        Looker(channels) as looker,
+        open_changes(directories, recheck_s=_AGES_MOVE_S) as changes,
+        Live(auto_refresh=False, screen=False) as live,
+    ):
         while True:
-            live.update(_table(read_states(shared), live.console.width), refresh=True)
+            table = _table(looker.look(), live.console.width)
+            table.caption = None if looker.trouble is None else harmless(looker.trouble)
+            live.update(table, refresh=True)
             await changes.wait()
             # A burst of triggers need not be drawn one by one.
             await anyio.sleep(0.1)
@@ -129,9 +86,12 @@ def _table(states: list[WorkerState], width: int) -> Table:
     columns = [heading for heading in _HEADINGS if width >= _WIDE or heading not in _ONLY_IF_WIDE]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in columns:
-        table.add_column(heading, overflow="fold", no_wrap=heading != "runs")
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("runs", "worker"))
+    rows_of = Counter(state.name for state in states)
     for state in states:
         cells = {heading: Text(harmless(text)) for heading, text in _cells(state).items()}
+        if rows_of[state.name] > 1 and state.beat is not None:
+            cells["worker"] = Text(harmless(f"{state.name} ({state.beat.instance})"))
         cells["status"].stylize(_COLOURS.get(state.status, "red" if state.is_down else "dim"))
         table.add_row(*(cells.get(heading, "") for heading in columns))
     return table

@@ -18,7 +18,7 @@ from agent_bus.errors import TriggerRejected
 from agent_bus.files import write_new
 from agent_bus.heartbeats import read_heartbeat
 from agent_bus.layout import TASK_SUFFIX, TRIGGER_SUFFIX, WorkerLayout
-from agent_bus.messages import Heartbeat, Result, utc_now
+from agent_bus.messages import Heartbeat, Result, Task, utc_now
 from agent_bus.trigger_reader import TaskBody, make_task, task_id_in_name
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import known_workers
@@ -36,6 +36,19 @@ def trigger_name(task_id: str) -> str:
     return f"task-{task_id}{TRIGGER_SUFFIX}"
 
 
+def check_task(worker: str, fields: dict[str, Any]) -> Task:
+    """Return the task as its worker will see it; `task_id` must be among the fields.
+
+    Raises:
+        UserError: a field is wrong.
+    """
+    name = trigger_name(str(fields["task_id"]))
+    try:
+        return make_task(TaskBody({**fields, "created_at": utc_now()}), name, mtime_ns=0, worker=worker)
+    except TriggerRejected as refusal:
+        raise UserError(f"The task is refused: {refusal.message}.") from refusal
+
+
 def hand_in(layout: WorkerLayout, worker: str, fields: dict[str, Any]) -> Path:
     """Check a task as its worker would, and put its trigger in place by one rename; returns the trigger.
 
@@ -47,11 +60,8 @@ def hand_in(layout: WorkerLayout, worker: str, fields: dict[str, Any]) -> Path:
     Raises:
         UserError: a field is wrong, the id is used, or the trigger cannot be written.
     """
-    name = trigger_name(str(fields["task_id"]))
-    try:
-        task = make_task(TaskBody({**fields, "created_at": utc_now()}), name, mtime_ns=0, worker=worker)
-    except TriggerRejected as refusal:
-        raise UserError(f"The task is refused: {refusal.message}.") from refusal
+    task = check_task(worker, fields)
+    name = trigger_name(task.task_id)
     if os.path.lexists(layout.result(task.task_id)):
         raise UserError(f"Task {task.task_id} has its result in {layout.result(task.task_id)}; take another --id.")
     target = layout.triggers / name
@@ -90,6 +100,11 @@ def find_result(shared: Path, task_id: str) -> Result | None:
         if (result := read_result(path)) is not None:
             return result
     return None
+
+
+def has_ended(task_id: str, result: Result) -> UserError:
+    """Return the error that says that there is nothing to cancel any more."""
+    return UserError(f"Task {task_id} has ended already ({result.status.value}); there is nothing to cancel.")
 
 
 @dataclass(frozen=True)

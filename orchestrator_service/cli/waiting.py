@@ -49,7 +49,7 @@ def wait_for_result(
     shared: Path, task_id: str, *, worker: str | None, give_up_after_s: float | None, since: datetime | None = None
 ) -> Ending:
     """Wait, with a spinner where somebody looks; see `until_result`."""
-    with _spinner(task_id) as show:
+    with spinner(task_id) as show:
         return anyio.run(
             partial(
                 until_result,
@@ -154,7 +154,8 @@ def in_words(event: Event) -> str:
 
 
 @contextmanager
-def _spinner(task_id: str) -> Iterator[Callable[[str], None]]:
+def spinner(task_id: str) -> Iterator[Callable[[str], None]]:
+    """Show that a task is waited for, where somebody looks; gives a function that is told what its agent does."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +14,9 @@ from pydantic import ValidationError
 
 from agent_bus.layout import TASK_SUFFIX, WorkerLayout
 from agent_bus.messages import Event, Result
+from orchestrator_service.cli.channels import FILE, REDIS, check_via, find_channels
 from orchestrator_service.cli.errors import UserError
-from orchestrator_service.cli.places import find_shared_dir, find_worker, known_workers
+from orchestrator_service.cli.places import find_worker, known_workers
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import in_words
 
@@ -23,9 +25,16 @@ _NEW: Final = Mask.CREATE | Mask.MOVED_TO
 _LARGEST_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 
-def watch(worker: str | None, *, shared_dir: Path | None, as_json: bool) -> int:
-    """Print events as they come, until Ctrl-C."""
-    shared = find_shared_dir(shared_dir)
+def watch(worker: str | None, *, shared_dir: Path | None, redis: str | None, via: str | None, as_json: bool) -> int:
+    """Print events as they come, until Ctrl-C: by Redis where one is named, else from the files."""
+    channels = find_channels(shared_dir, redis)
+    if (check_via(via, channels) or (REDIS if channels.has_redis else FILE)) == REDIS:
+        from orchestrator_service.cli.redis_watch import watch_redis
+
+        watch_redis(channels, worker, show=partial(print_event, as_json=as_json))
+        return 0
+    shared = channels.shared
+    assert shared is not None
     if worker is not None:
         find_worker(shared, worker)
     names = [worker] if worker is not None else known_workers(shared)

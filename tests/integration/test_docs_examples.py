@@ -13,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.integration.harness import REPOSITORY, child_worker
+from tests.redis_server import RedisServer, running_redis
+from tests.waiting import wait_until
 
-PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md", "docs/redis.md")
+FAR_PAGES = ("docs/redis.md",)
+"""Their reader sits on a host that has Redis and no shared directory."""
 
 _BLOCK = re.compile(r"^<!-- (example|output) -->\n```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -50,13 +54,17 @@ class Place:
 
     folder: Path
     environ: dict[str, str]
+    far_folder: Path
+    """A folder on another host, where the worker is reached by Redis alone."""
+    redis_url: str
 
     def run(self, example: Example) -> str:
         interpreter = {"bash": ["bash", "-eu", "-o", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+        far = example.name.startswith(FAR_PAGES)
         ran = subprocess.run(
             [*interpreter[example.language], example.text],
-            cwd=self.folder,
-            env=self.environ,
+            cwd=self.far_folder if far else self.folder,
+            env={**self.environ, "REDIS_URL": self.redis_url} if far else self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -80,9 +88,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     command.chmod(0o755)
     kept = {name: value for name, value in os.environ.items() if name in ("LANG", "HOME")}
     environ = {**kept, "PATH": f"{programs}:{os.environ['PATH']}"}
-    with child_worker(folder / "shared") as worker:
+    far_folder = tmp_path_factory.mktemp("far")
+    with (
+        running_redis(tmp_path_factory.mktemp("redis")) as redis,
+        child_worker(folder / "shared", REDIS_URL=redis.url) as worker,
+    ):
         worker.port()
-        yield Place(folder, environ)
+        wait_until(lambda: _listens(redis), what="the worker listens on Redis")
+        yield Place(folder, environ, far_folder, redis.url)
+
+
+def _listens(server: RedisServer) -> bool:
+    with server.client() as client:
+        return client.pubsub_numsub("control:marie")[0][1] == 1
 
 
 def test_there_are_examples_on_every_page() -> None:

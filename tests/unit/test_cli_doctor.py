@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_bus.redis_url import parse_redis_url
 from orchestrator_service import cli
-from orchestrator_service.checks import Finding, Grade, check_all
+from orchestrator_service.checks import check_all
+from orchestrator_service.findings import Finding, Grade
+from orchestrator_service.redis_checks import judge_server
 from orchestrator_service.team import Team, read_team
 
 
@@ -62,8 +65,20 @@ def test_redis_that_does_not_answer_is_told_without_its_password(tmp_path: Path,
     [finding] = by_subject(check_all(None, tmp_path, environ), "redis")
 
     assert finding.grade is Grade.BROKEN
-    assert finding.text.startswith("redis://127.0.0.1:1 does not answer")
+    assert finding.text.startswith("Redis at redis://user:***@127.0.0.1:1/0 cannot be used: ")
+    assert finding.text.endswith("Connection refused")
     assert "hunter2" not in f"{finding.text}{finding.mend}"
+
+
+def test_a_redis_that_is_too_old_is_broken_and_says_what_to_do() -> None:
+    address = parse_redis_url("redis://h")
+
+    [finding] = judge_server({"redis_version": "6.0.16"}, address)
+
+    assert (finding.grade, finding.text) == (Grade.BROKEN, "Redis 6.0.16 at redis://h is too old")
+    assert "6.2" in finding.mend
+    assert next(judge_server({"redis_version": "6.2.0"}, address)).grade is Grade.GOOD
+    assert next(judge_server({"redis_version": "10.0"}, address)).grade is Grade.GOOD
 
 
 @pytest.mark.parametrize("url", ["http://x", "redis://host:port", "nonsense"])

@@ -205,3 +205,29 @@ def test_rules_beside_the_team_file_are_those_of_its_workers(tmp_path: Path) -> 
     made = [worker_environment(team, team.worker(name), {}, shared_dir=tmp_path / "s") for name in ("ann", "bob")]
     assert made[0]["HOOKS_CONFIG"] == str(tmp_path / "hooks-config" / "ann-hooks.json")
     assert made[1]["HOOKS_CONFIG"] == "/own.json"
+
+
+def test_a_redis_of_the_team_gives_way_to_the_environment(tmp_path: Path) -> None:
+    team = team_of(tmp_path, 'redis_url = "redis://h/0"\n[workers.ann]')
+    ann = team.worker("ann")
+
+    def of(**environ: str) -> dict[str, str]:
+        made = worker_environment(team, ann, environ, shared_dir=tmp_path)
+        return {name: value for name, value in made.items() if name.startswith("REDIS_")}
+
+    assert of() == {"REDIS_URL": "redis://h/0"}
+    assert of(REDIS_URL="redis://:pw@h/0") == {"REDIS_URL": "redis://:pw@h/0"}
+    assert of(REDIS_URL_FILE="f") == {"REDIS_URL_FILE": "f"}
+
+
+@pytest.mark.parametrize("url", ["redis://:hunter2@h", "redis://u:hunter2@h", "redis://h?password=hunter2"])
+def test_a_password_in_a_team_file_is_refused_and_not_shown(tmp_path: Path, url: str) -> None:
+    with pytest.raises(TeamError, match="REDIS_URL_FILE") as refusal:
+        team_of(tmp_path, f'redis_url = "{url}"\n[workers.ann]')
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["redis_url = 5", 'redis_url = "http://h"', 'redis_url = "redis://h/x"'])
+def test_a_wrong_redis_url_is_told_with_its_key(tmp_path: Path, text: str) -> None:
+    with pytest.raises(TeamError, match="redis_url"):
+        team_of(tmp_path, f"{text}\n[workers.ann]")
