@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from agent_bus.claude_credentials import find_credential
-from agent_bus.hook_rules import Places, check_rules
+from agent_bus.hooks.rules import Places, check_rules
 from agent_bus.isolation import isolation_trouble, mode_trouble
 from agent_bus.layout import ORCHESTRATOR, WorkerLayout
 from orchestrator_service.findings import Finding, Grade

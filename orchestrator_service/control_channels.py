@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agent_bus.commands import Command
-from agent_bus.redis_client import RedisClient
+from agent_bus.redis.client import RedisClient
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_bus.errors import BusError
-from agent_bus.hook_events import HOOKS
+from agent_bus.hooks.events import HOOKS
 
 _WAITED_FOR: Final = ("Stop", "SubagentStop", "SessionStart", "SessionEnd")
 """Claude Code does not wait for the others (`async`), and kills what still runs when it ends; these are the last."""

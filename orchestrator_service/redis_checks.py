@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from agent_bus.redis_url import RedisAddress, RedisKind, parse_redis_url
+from agent_bus.redis.url import RedisAddress, RedisKind, parse_redis_url
 from orchestrator_service.findings import Finding, Grade
 from orchestrator_service.team import Team
 
@@ -38,7 +38,7 @@ def check_redis(team: Team | None, environ: Mapping[str, str]) -> Iterator[Findi
 
 
 def _check_server(address: RedisAddress, source: str) -> Iterator[Finding]:
-    from agent_bus.redis_connection import explain, failures, make_blocking_client
+    from agent_bus.redis.connection import explain, failures, make_blocking_client
 
     client: Any = None
     try:

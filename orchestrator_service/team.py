@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agent_bus.layout import is_worker_name
-from agent_bus.redis_url import parse_redis_url, redact
+from agent_bus.redis.url import parse_redis_url, redact
 
 T = TypeVar("T")
 

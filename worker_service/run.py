@@ -10,7 +10,7 @@ import sys
 import anyio
 
 from agent_bus.errors import QueueUnavailable
-from agent_bus.hook_rules import RuleError
+from agent_bus.hooks.rules import RuleError
 from agent_bus.logs import JsonLines, SharedRotatingFile, TerminalLines
 from agent_bus.pipes import PipeUnavailable
 from worker_service.agents.choice import AgentUnavailable

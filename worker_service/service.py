@@ -53,7 +53,7 @@ class Worker:
         """Wire the parts; nothing runs yet.
 
         Raises:
-            agent_bus.hook_rules.RuleError: the file of hook rules is wrong.
+            agent_bus.hooks.rules.RuleError: the file of hook rules is wrong.
             agent_bus.errors.QueueUnavailable: a directory cannot be used.
         """
         self.settings = settings
@@ -234,7 +234,7 @@ class Worker:
         """Read the configuration anew.
 
         Raises:
-            agent_bus.hook_rules.RuleError: the file of hook rules is wrong; the old rules stay.
+            agent_bus.hooks.rules.RuleError: the file of hook rules is wrong; the old rules stay.
         """
         if self.hooks is None:
             return {}

@@ -19,7 +19,7 @@ from agent_bus.gates import Gate, GateNotice
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import OnInterrupt, Result, TaskError, TaskStatus, utc_now
 from agent_bus.queue import Claim, Queue
-from agent_bus.redis_keys import result_by_id
+from agent_bus.redis.keys import result_by_id
 from agent_bus.result_notices import ResultNotices
 from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
 from worker_service.bell import Bell

@@ -15,8 +15,8 @@ from orchestrator_service.cli.places import is_named, missing, place_of_shared_d
 from orchestrator_service.team import Team, TeamError
 
 if TYPE_CHECKING:
-    from agent_bus.redis_client import RedisClient
-    from agent_bus.redis_url import RedisAddress
+    from agent_bus.redis.client import RedisClient
+    from agent_bus.redis.url import RedisAddress
 
 FILE: Final = "file"
 REDIS: Final = "redis"
@@ -57,7 +57,7 @@ class Channels:
         Raises:
             UserError: its URL is wrong; the text holds no password.
         """
-        from agent_bus.redis_url import parse_redis_url
+        from agent_bus.redis.url import parse_redis_url
 
         try:
             return parse_redis_url(_read_url(self.given_redis))
@@ -72,7 +72,7 @@ class Channels:
         Raises:
             UserError: the URL is wrong, or Redis cannot be used, here or inside the block.
         """
-        from agent_bus.redis_client import RedisClient
+        from agent_bus.redis.client import RedisClient
 
         address = self.address()
         try:

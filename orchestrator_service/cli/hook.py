@@ -53,8 +53,8 @@ def run_hook(arguments: list[str]) -> int:
 
 
 def _report(worker: str, shared: Path, rules: str | None) -> None:
-    from agent_bus.hook_events import HookPayloadError, read_hook
-    from agent_bus.hook_report import ReportPlaces, report_hook
+    from agent_bus.hooks.events import HookPayloadError, read_hook
+    from agent_bus.hooks.report import ReportPlaces, report_hook
     from agent_bus.layout import is_worker_name
 
     body = sys.stdin.buffer.read(_LONGEST_INPUT + 1)

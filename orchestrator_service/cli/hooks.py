@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from agent_bus.hook_rules import Places, check_rules
+from agent_bus.hooks.rules import Places, check_rules
 from agent_bus.layout import WorkerLayout, is_worker_name
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_team

@@ -20,7 +20,7 @@ from orchestrator_service.cli.places import find_worker, known_workers
 from orchestrator_service.cli.terminal import harmless
 
 if TYPE_CHECKING:
-    from agent_bus.redis_client import RedisClient, RedisLetter
+    from agent_bus.redis.client import RedisClient, RedisLetter
 
 _SHOWN_BYTES: Final = 4096
 
@@ -133,12 +133,12 @@ class _Stream:
         return [_as_letter(letter, self._worker) for letter in self._found.values()]
 
     def where(self, letter: DeadLetter) -> dict[str, str]:
-        from agent_bus.redis_keys import WorkerKeys
+        from agent_bus.redis.keys import WorkerKeys
 
         return {"stream": WorkerKeys(self._worker).dead_letters}
 
     def replay(self, letter: DeadLetter) -> str:
-        from agent_bus.redis_keys import WorkerKeys
+        from agent_bus.redis.keys import WorkerKeys
 
         return f"{WorkerKeys(self._worker).tasks} as {self._client.replay(self._worker, self._found[letter.name])}"
 

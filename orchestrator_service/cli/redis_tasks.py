@@ -14,9 +14,9 @@ import anyio
 from agent_bus.errors import QueueUnavailable
 from agent_bus.layout import is_worker_name
 from agent_bus.messages import Event
-from agent_bus.redis_client import RedisClient
-from agent_bus.redis_events import Subscription
-from agent_bus.redis_keys import WorkerKeys
+from agent_bus.redis.client import RedisClient
+from agent_bus.redis.events import Subscription
+from agent_bus.redis.keys import WorkerKeys
 from orchestrator_service.cli.channels import Channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.output import print_ending, print_json

@@ -16,7 +16,7 @@ from orchestrator_service.cli.places import known_workers
 from orchestrator_service.cli.tasks import queue_depth, running_tasks
 
 if TYPE_CHECKING:
-    from agent_bus.redis_client import RedisClient
+    from agent_bus.redis.client import RedisClient
 
 
 @dataclass(frozen=True)

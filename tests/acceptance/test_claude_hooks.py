@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from agent_bus.hook_events import HOOKS
+from agent_bus.hooks.events import HOOKS
 from agent_bus.messages import TaskStatus
 from orchestrator_service.hook_installation import hook_command, install_hooks
 from tests.acceptance.conftest import Client, needs_isolation

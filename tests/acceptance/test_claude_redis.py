@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent_bus.messages import TaskStatus
-from agent_bus.redis_client import RedisClient
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.client import RedisClient
+from agent_bus.redis.url import parse_redis_url
 from tests.integration.harness import REPOSITORY
 from tests.redis_server import running_redis
 from tests.standin.messages_api import MessagesApi, hang, reply, tool_use

@@ -12,9 +12,9 @@ from typing import Any
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.messages import Result, TaskStatus, utc_now
 from agent_bus.queue import Claim
-from agent_bus.redis_keys import RESULTS, WorkerKeys
-from agent_bus.redis_queue import RedisQueue
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.keys import RESULTS, WorkerKeys
+from agent_bus.redis.queue import RedisQueue
+from agent_bus.redis.url import parse_redis_url
 from tests.redis_server import RedisServer
 
 KEYS = WorkerKeys("marie")

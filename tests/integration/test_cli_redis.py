@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from agent_bus.redis_keys import WorkerKeys, result_by_id
+from agent_bus.redis.keys import WorkerKeys, result_by_id
 from tests.integration.harness import ChildWorker, Shop, child_worker
 from tests.integration.redis_harness import submit, submit_raw
 from tests.integration.test_cli_live import Team, team

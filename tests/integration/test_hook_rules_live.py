@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_bus.hook_events import HookEvent
-from agent_bus.hook_rules import RuleError
+from agent_bus.hooks.events import HookEvent
+from agent_bus.hooks.rules import RuleError
 from tests.integration.harness import ObedientAgent, child_worker, fetch, quick_settings
 from worker_service.service import open_worker
 

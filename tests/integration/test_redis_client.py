@@ -16,11 +16,11 @@ from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import DeadLetterReason, QueueUnavailable
 from agent_bus.gates import GateNotice
 from agent_bus.messages import Heartbeat, TaskStatus, WorkerStatus, utc_now
-from agent_bus.redis_caller import RedisCaller
-from agent_bus.redis_client import RedisClient
-from agent_bus.redis_keys import GATES_CHANNEL, gate
-from agent_bus.redis_url import parse_redis_url
-from agent_bus.shared_gate import SharedGate
+from agent_bus.redis.caller import RedisCaller
+from agent_bus.redis.client import RedisClient
+from agent_bus.redis.keys import GATES_CHANNEL, gate
+from agent_bus.redis.shared_gate import SharedGate
+from agent_bus.redis.url import parse_redis_url
 from tests.integration.redis_harness import KEYS, answer, replica
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import async_wait_until, wait_until

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.url import parse_redis_url
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import async_wait_until
 from worker_service.wakeups.pubsub import LinkListener, RedisLink

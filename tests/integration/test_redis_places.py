@@ -14,8 +14,8 @@ import redis
 
 from agent_bus.errors import DeadLetterReason
 from agent_bus.messages import TaskStatus
-from agent_bus.redis_client import RedisClient
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.client import RedisClient
+from agent_bus.redis.url import parse_redis_url
 from tests.integration.redis_harness import answer, replica, submit
 from tests.redis_server import RedisServer, free_port, running_redis
 from tests.waiting import async_wait_until, wait_until

@@ -10,7 +10,7 @@ import pytest
 
 from agent_bus.errors import DeadLetterReason
 from agent_bus.messages import TaskStatus, utc_now
-from agent_bus.redis_keys import RESULTS, result_by_id
+from agent_bus.redis.keys import RESULTS, result_by_id
 from tests.integration.redis_harness import (
     KEYS,
     answer,

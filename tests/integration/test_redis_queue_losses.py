@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from agent_bus.errors import QueueUnavailable, ResultNotStored
-from agent_bus.redis_keys import GROUP, RESULTS
+from agent_bus.redis.keys import GROUP, RESULTS
 from tests.integration.redis_harness import KEYS, answer, replica, results, submit
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import async_wait_until
 
 _ONE_CLAIM = """
 import asyncio, sys
-from agent_bus.redis_queue import RedisQueue
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.queue import RedisQueue
+from agent_bus.redis.url import parse_redis_url
 from tests.integration.redis_harness import Observer
 
 async def main():

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent_bus.queue import Claim
-from agent_bus.redis_keys import GROUP
+from agent_bus.redis.keys import GROUP
 from tests.integration.redis_harness import KEYS, Replica, answer, replica, results, submit
 from tests.redis_server import RedisServer, running_redis
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import redis.exceptions
 
-from agent_bus.redis_connection import close_client, make_client
-from agent_bus.redis_url import parse_redis_url
-from agent_bus.redis_wire import Wire, open_wire
+from agent_bus.redis.connection import close_client, make_client
+from agent_bus.redis.url import parse_redis_url
+from agent_bus.redis.wire import Wire, open_wire
 from tests.redis_server import RedisServer, running_redis
 
 

@@ -15,9 +15,9 @@ import pytest
 from agent_bus.gates import GateNotice, after_seconds
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Result, TaskStatus
-from agent_bus.redis_client import RedisClient
-from agent_bus.redis_keys import result_by_id
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.client import RedisClient
+from agent_bus.redis.keys import result_by_id
+from agent_bus.redis.url import parse_redis_url
 from tests.integration.harness import QUICK, ObedientAgent, Shop, child_worker, fetch, fetch_now, quick_settings
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import async_wait_until, wait_until

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_bus.activation import Activation, BadMessage, Nothing, TaskName, TaskPath, TaskText, parse_activation
+from agent_bus.redis.activation import Activation, BadMessage, Nothing, TaskName, TaskPath, TaskText, parse_activation
 
 
 @pytest.mark.parametrize(

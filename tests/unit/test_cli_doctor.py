@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_bus.redis_url import parse_redis_url
+from agent_bus.redis.url import parse_redis_url
 from orchestrator_service import cli
 from orchestrator_service.checks import check_all
 from orchestrator_service.findings import Finding, Grade

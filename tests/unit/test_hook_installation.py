@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_bus.hook_events import HOOKS
+from agent_bus.hooks.events import HOOKS
 from orchestrator_service.hook_installation import SettingsFileError, hook_command, install_hooks, uninstall_hooks
 
 COMMAND = hook_command(["/opt/x y/codehornets"], worker="marie", shared=Path("/srv/shared"))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_bus.bounded_pattern import BoundedPattern, PatternTooSlow
-from agent_bus.hook_actions import RuleBook
-from agent_bus.hook_events import HOOKS, HookEvent, HookPayloadError, hook_named, read_hook
-from agent_bus.hook_placeholders import fill, fill_line, fill_path
-from agent_bus.hook_rules import Places, RuleError, check_rules, load_rules
+from agent_bus.hooks.actions import RuleBook
+from agent_bus.hooks.bounded_pattern import BoundedPattern, PatternTooSlow
+from agent_bus.hooks.events import HOOKS, HookEvent, HookPayloadError, hook_named, read_hook
+from agent_bus.hooks.placeholders import fill, fill_line, fill_path
+from agent_bus.hooks.rules import Places, RuleError, check_rules, load_rules
 from orchestrator_service.team import EXAMPLE_TEAM
 
 TRIGGER = {"type": "trigger", "path": "/shared/triggers/orchestrator/x.trigger"}

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_bus.redis_connection import explain, make_blocking_client, make_client
-from agent_bus.redis_url import RedisKind, parse_redis_url, redact
+from agent_bus.redis.connection import explain, make_blocking_client, make_client
+from agent_bus.redis.url import RedisKind, parse_redis_url, redact
 
 
 def test_the_forms_of_redis_py() -> None:
@@ -83,7 +83,7 @@ def test_clients_and_errors_show_no_password() -> None:
 
 
 def test_reading_the_url_does_not_load_the_library() -> None:
-    program = "import sys, agent_bus.redis_url, agent_bus.redis_connection; print('redis' in sys.modules)"
+    program = "import sys, agent_bus.redis.url, agent_bus.redis.connection; print('redis' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

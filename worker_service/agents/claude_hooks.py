@@ -25,7 +25,7 @@ from claude_agent_sdk.types import (
     HookEvent as SdkHook,
 )
 
-from agent_bus.hook_events import ON_ERROR, TOOL_HOOKS, HookEvent, HookPayloadError, Source, read_hook
+from agent_bus.hooks.events import ON_ERROR, TOOL_HOOKS, HookEvent, HookPayloadError, Source, read_hook
 from worker_service.agents.base import Run
 from worker_service.hooks.bridge import HookBridge
 

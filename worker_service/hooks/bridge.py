@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_bus.events import EventJournal
-from agent_bus.hook_actions import RuleBook, RuleError
-from agent_bus.hook_events import HookEvent, Source, read_hook
-from agent_bus.hook_rules import Places
+from agent_bus.hooks.actions import RuleBook, RuleError
+from agent_bus.hooks.events import HookEvent, Source, read_hook
+from agent_bus.hooks.rules import Places
+from agent_bus.hooks.tool_use_log import ToolUseLog
 from agent_bus.layout import WorkerLayout
-from agent_bus.tool_use_log import ToolUseLog
 from worker_service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class HookBridge:
         Its events go to a journal of the session's own, `events/NAME/session-ID.jsonl`.
 
         Raises:
-            agent_bus.hook_events.HookPayloadError: it is no hook's input.
+            agent_bus.hooks.events.HookPayloadError: it is no hook's input.
         """
         event = read_hook(payload, worker=self.worker, hook=hook)
         self.take(event)

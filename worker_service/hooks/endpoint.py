@@ -13,7 +13,7 @@ from typing import Final
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from agent_bus.hook_events import HOOKS, HookPayloadError
+from agent_bus.hooks.events import HOOKS, HookPayloadError
 from worker_service.hooks.bridge import HookBridge
 from worker_service.metrics import Metrics
 

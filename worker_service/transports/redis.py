@@ -9,12 +9,12 @@ from typing import Final
 
 import anyio
 
-from agent_bus.activation import BadMessage, Nothing, TaskName, TaskPath, TaskText, parse_activation
 from agent_bus.errors import QueueUnavailable
 from agent_bus.messages import Event, Heartbeat
-from agent_bus.redis_queue import RedisQueue, RedisQueueObserver
-from agent_bus.redis_url import parse_redis_url
-from agent_bus.shared_gate import SharedGate
+from agent_bus.redis.activation import BadMessage, Nothing, TaskName, TaskPath, TaskText, parse_activation
+from agent_bus.redis.queue import RedisQueue, RedisQueueObserver
+from agent_bus.redis.shared_gate import SharedGate
+from agent_bus.redis.url import parse_redis_url
 from worker_service.bell import Bell
 from worker_service.findings import Finding
 from worker_service.metrics import Metrics

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
-from agent_bus.redis_connection import close_client, explain, failures, make_client, make_pubsub_clients
-from agent_bus.redis_keys import CONTROL_ALL_CHANNEL, GATES_CHANNEL, WorkerKeys
-from agent_bus.redis_scripts import script
-from agent_bus.redis_url import RedisAddress, RedisKind
+from agent_bus.redis.connection import close_client, explain, failures, make_client, make_pubsub_clients
+from agent_bus.redis.keys import CONTROL_ALL_CHANNEL, GATES_CHANNEL, WorkerKeys
+from agent_bus.redis.scripts import script
+from agent_bus.redis.url import RedisAddress, RedisKind
 
 if TYPE_CHECKING:
-    from agent_bus.redis_subscription import Subscription
+    from agent_bus.redis.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class RedisLink:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _subscribe(self, client: Any) -> Subscription:
-        from agent_bus.redis_subscription import open_subscription
+        from agent_bus.redis.subscription import open_subscription
 
         with anyio.fail_after(2 * _PONG_S):
             subscription = await open_subscription(client, self._channels, self._take)

@@ -16,7 +16,7 @@ import hiredis
 import redis.asyncio
 import redis.exceptions
 
-from agent_bus.redis_url import COMMAND_TIMEOUT_S
+from agent_bus.redis.url import COMMAND_TIMEOUT_S
 
 _CLOSE_S = 1.0
 _pack: Any = hiredis.pack_command

@@ -1,6 +1,6 @@
 """A subscription whose messages are handed over in the very callback in which they arrive.
 
-redis-py connects, greets and signs in; after that the connection's transport is taken over, as in `redis_wire.py`.
+redis-py connects, greets and signs in; after that the connection's transport is taken over, as in `wire.py`.
 What wakes a worker should not take the way through a stream, a task and a timer for each message.
 """
 

@@ -16,19 +16,19 @@ from typing import Final, Protocol
 
 import anyio
 
-from agent_bus import redis_keys
 from agent_bus.dead_letters import DeadLetter
 from agent_bus.errors import DeadLetterReason, QueueUnavailable, TriggerRejected
 from agent_bus.heartbeats import MISSED_BEATS
 from agent_bus.messages import Heartbeat, Result, encode_result, refusal_result, utc_now
 from agent_bus.queue import Claim
-from agent_bus.redis_caller import Argument, RedisCaller
-from agent_bus.redis_entries import Refused
-from agent_bus.redis_keys import RESULTS, WorkerKeys
-from agent_bus.redis_leases import Held, Leases
-from agent_bus.redis_scripts import on_stream, store_only
-from agent_bus.redis_turns import PATIENCE_S, Turns
-from agent_bus.redis_url import RedisAddress
+from agent_bus.redis import keys as redis_keys
+from agent_bus.redis.caller import Argument, RedisCaller
+from agent_bus.redis.entries import Refused
+from agent_bus.redis.keys import RESULTS, WorkerKeys
+from agent_bus.redis.leases import Held, Leases
+from agent_bus.redis.scripts import on_stream, store_only
+from agent_bus.redis.turns import PATIENCE_S, Turns
+from agent_bus.redis.url import RedisAddress
 
 log = logging.getLogger(__name__)
 

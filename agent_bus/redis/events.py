@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
-from agent_bus.redis_keys import HOOKS_PREFIX, WorkerKeys
-from agent_bus.redis_url import COMMAND_TIMEOUT_S
+from agent_bus.redis.keys import HOOKS_PREFIX, WorkerKeys
+from agent_bus.redis.url import COMMAND_TIMEOUT_S
 
 _PING_S: Final = 5.0
 """After so long a silence Redis is asked for a sign of life."""

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agent_bus.hook_actions import RuleBook
-from agent_bus.hook_events import HookEvent
-from agent_bus.hook_rules import Places
+from agent_bus.hooks.actions import RuleBook
+from agent_bus.hooks.events import HookEvent
+from agent_bus.hooks.rules import Places
+from agent_bus.hooks.tool_use_log import ToolUseLog
 from agent_bus.layout import WorkerLayout
-from agent_bus.tool_use_log import ToolUseLog
 
 _SESSION_NAME: Final = re.compile(r"[A-Za-z0-9-]{1,80}")
 _REDIS_PATIENCE_S: Final = 1.0

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable
-from agent_bus.redis_connection import close_client, explain, failures, make_client
-from agent_bus.redis_scripts import Script
-from agent_bus.redis_url import RedisAddress, RedisKind
+from agent_bus.redis import keys as redis_keys
+from agent_bus.redis.connection import close_client, explain, failures, make_client
+from agent_bus.redis.scripts import Script
+from agent_bus.redis.url import RedisAddress, RedisKind
 
 if TYPE_CHECKING:
-    from agent_bus.redis_wire import Wire
+    from agent_bus.redis.wire import Wire
 
 Argument = str | bytes | int | float
 
@@ -101,7 +101,7 @@ class RedisCaller:
         return await wire.send(command)
 
     async def _open_wire(self) -> Wire:
-        from agent_bus.redis_wire import open_wire
+        from agent_bus.redis.wire import open_wire
 
         async with self._opening:
             if self._wire is not None:

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable
 from agent_bus.messages import Heartbeat, Result, TaskStatus
-from agent_bus.redis_connection import explain, failures, make_blocking_client
-from agent_bus.redis_events import Subscription
-from agent_bus.redis_keys import CONTROL_ALL_CHANNEL, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
-from agent_bus.redis_survey import RedisBacklog, find_heartbeats, find_state, find_workers, look_at_queue
-from agent_bus.redis_url import RedisAddress, RedisKind
+from agent_bus.redis.connection import explain, failures, make_blocking_client
+from agent_bus.redis.events import Subscription
+from agent_bus.redis.keys import CONTROL_ALL_CHANNEL, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
+from agent_bus.redis.survey import RedisBacklog, find_heartbeats, find_state, find_workers, look_at_queue
+from agent_bus.redis.url import RedisAddress, RedisKind
 
 _LONGEST_BLOCK_S: Final = 1.0
 

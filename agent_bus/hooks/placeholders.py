@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from agent_bus.hook_events import HookEvent
+from agent_bus.hooks.events import HookEvent
 
 _VALUES: Final[Mapping[str, Callable[[HookEvent], str | None]]] = {
     "timestamp": lambda event: event.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agent_bus.redis_url import COMMAND_TIMEOUT_S, RedisAddress, RedisKind
+from agent_bus.redis.url import COMMAND_TIMEOUT_S, RedisAddress, RedisKind
 
 if TYPE_CHECKING:
     import redis

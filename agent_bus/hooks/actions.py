@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from agent_bus.bounded_pattern import PatternTooSlow
 from agent_bus.files import write_atomic
-from agent_bus.hook_events import HookEvent
-from agent_bus.hook_placeholders import fill, fill_line, fill_path
-from agent_bus.hook_rules import ActionType, Places, Rule, RuleError, load_rules
+from agent_bus.hooks.bounded_pattern import PatternTooSlow
+from agent_bus.hooks.events import HookEvent
+from agent_bus.hooks.placeholders import fill, fill_line, fill_path
+from agent_bus.hooks.rules import ActionType, Places, Rule, RuleError, load_rules
 from agent_bus.logs import SharedRotatingFile
 
 log = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from agent_bus.bounded_pattern import BoundedPattern
 from agent_bus.errors import BusError
-from agent_bus.hook_events import HOOKS, ON_ERROR, HookEvent, hook_named
-from agent_bus.hook_placeholders import PLACEHOLDERS, unknown_placeholders, without_placeholders
+from agent_bus.hooks.bounded_pattern import BoundedPattern
+from agent_bus.hooks.events import HOOKS, ON_ERROR, HookEvent, hook_named
+from agent_bus.hooks.placeholders import PLACEHOLDERS, unknown_placeholders, without_placeholders
 
 _LONGEST_FILE: Final = 1 << 20
 _LONGEST_PATTERN: Final = 2000
@@ -118,7 +118,7 @@ class Rule:
         """Tell whether the event is one that the rule waits for.
 
         Raises:
-            agent_bus.bounded_pattern.PatternTooSlow: the pattern could not be searched for in time.
+            agent_bus.hooks.bounded_pattern.PatternTooSlow: the pattern could not be searched for in time.
         """
         if self.event != event.hook and not (self.event == ON_ERROR and event.is_error):
             return False

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from agent_bus.layout import is_worker_name
 from agent_bus.messages import Heartbeat
-from agent_bus.redis_keys import DEAD_LETTERS_PREFIX, GROUP, HEARTBEAT_PREFIX, TASKS_PREFIX, WAITING, WorkerKeys
+from agent_bus.redis.keys import DEAD_LETTERS_PREFIX, GROUP, HEARTBEAT_PREFIX, TASKS_PREFIX, WAITING, WorkerKeys
 
 _PAGE: Final = 500
 _MOST_SEARCHED: Final = 100_000

@@ -14,12 +14,12 @@ from typing import Final
 
 import anyio
 
-from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable
-from agent_bus.redis_caller import Argument, RedisCaller
-from agent_bus.redis_keys import WorkerKeys
-from agent_bus.redis_scripts import on_stream
-from agent_bus.redis_url import COMMAND_TIMEOUT_S
+from agent_bus.redis import keys as redis_keys
+from agent_bus.redis.caller import Argument, RedisCaller
+from agent_bus.redis.keys import WorkerKeys
+from agent_bus.redis.scripts import on_stream
+from agent_bus.redis.url import COMMAND_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from typing import Final
 import anyio
 from pydantic import ValidationError
 
-from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable
 from agent_bus.gates import Gate, GateNotice
-from agent_bus.redis_caller import RedisCaller
-from agent_bus.redis_scripts import script
+from agent_bus.redis import keys as redis_keys
+from agent_bus.redis.caller import RedisCaller
+from agent_bus.redis.scripts import script
 
 log = logging.getLogger(__name__)
 

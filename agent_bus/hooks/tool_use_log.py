@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from agent_bus.hook_events import TOOL_HOOKS, HookEvent
+from agent_bus.hooks.events import TOOL_HOOKS, HookEvent
 from agent_bus.logs import JsonLines, SharedRotatingFile
 
 

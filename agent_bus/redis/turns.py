@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import anyio
 
-from agent_bus import redis_keys
 from agent_bus.errors import QueueUnavailable, ResultNotStored
 from agent_bus.queue import Claim
-from agent_bus.redis_caller import Argument, RedisCaller
-from agent_bus.redis_entries import Refused, duplicate_of, read_taken
-from agent_bus.redis_keys import RESULTS, WorkerKeys, result_by_id
-from agent_bus.redis_scripts import store_only, turn
+from agent_bus.redis import keys as redis_keys
+from agent_bus.redis.caller import Argument, RedisCaller
+from agent_bus.redis.entries import Refused, duplicate_of, read_taken
+from agent_bus.redis.keys import RESULTS, WorkerKeys, result_by_id
+from agent_bus.redis.scripts import store_only, turn
 
 MOST_READ_AHEAD: Final = 256
 """So many new entries, or so many bytes of them, are sorted in one turn: Redis serves nobody else meanwhile."""
