@@ -84,7 +84,7 @@ class Dispatcher:
             return "it is draining"
         if self._paused:
             return "it is paused until it is told to resume"
-        if (stuck := self._runner.holds_back()) is not None:
+        if (stuck := self._runner.settlement.holds_back()) is not None:
             return stuck
         if self._claim_trouble is not None:
             return self._claim_trouble
@@ -162,7 +162,7 @@ class Dispatcher:
         for running in list(self._runner.running.values()):
             running.stop(StopCause.SHUTDOWN)
         # The agents of those have ended long ago: nothing is to be waited for any more.
-        self._runner.stop_storing()
+        self._runner.settlement.stop()
         with anyio.move_on_after(_AGENT_END_S):
             await self._runner.idle.wait()
         self._drained = True
@@ -195,7 +195,7 @@ class Dispatcher:
                 self._yield_at = time.monotonic() + _TURN_S
 
     def _has_room(self) -> bool:
-        storing = self._carrying - self._occupied - len(self._runner.storing_trouble)
+        storing = self._carrying - self._occupied - len(self._runner.settlement.troubles)
         return self._occupied < self._settings.slots and storing < _MOST_STORING
 
     def _leave_slot(self) -> None:

@@ -155,7 +155,7 @@ class Worker:
             files=self.files,
             on_control=lambda line: self.desk.take(line, "redis"),
             on_bad_message=lambda reason: self.desk.refuse(reason, "redis"),
-            on_returned=lambda: self.runner.retry_now(),
+            on_returned=lambda: self.runner.settlement.retry_now(),
         )
         if redis.link is not None:
             self.broadcast.add(redis)

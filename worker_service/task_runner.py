@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple, TypeVar
+from typing import Final
 
 import anyio
 from pydantic import ValidationError
@@ -25,12 +24,11 @@ from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCau
 from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
+from worker_service.settlement import GivenBack, Settlement
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _EXIT_CODES: Final = {
     TaskStatus.COMPLETED: 0,
@@ -39,7 +37,6 @@ _EXIT_CODES: Final = {
     TaskStatus.CANCELLED: 130,
 }
 _TOKEN_KINDS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-_STORE_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _TROUBLE_RETRY_S: Final = 1.0
 """After trouble that is not the task's (no process or no room to be had) it goes back, but not at once."""
 
@@ -70,19 +67,8 @@ class Running:
         self.scope.cancel()
 
 
-class _GivenUp(Exception):
-    """Whoever waited for a result to be stored was told not to try again."""
-
-
-class StoringTrouble(NamedTuple):
-    """Why the end of a task cannot be told to its queue now."""
-
-    transport: str
-    text: str
-
-
 class TaskRunner:
-    """Carries out claims; knows which tasks run and whose results cannot be stored."""
+    """Carries out claims; knows which tasks run."""
 
     def __init__(
         self,
@@ -130,28 +116,8 @@ class TaskRunner:
         self.idle = asyncio.Event()
         """Set while nothing runs."""
         self.idle.set()
-        self.storing_trouble: dict[str, StoringTrouble] = {}
-        """Why a result cannot be stored, by task id."""
-        self._retry = asyncio.Event()
-        self._stopping = False
-
-    def holds_back(self) -> str | None:
-        """Say why no task should be taken since results cannot be stored, or None.
-
-        A directory that takes no results will take none of the next task's either. A Redis that is away holds back
-        nothing but its own tasks, and those do not come while it is away.
-        """
-        return next((trouble.text for trouble in self.storing_trouble.values() if trouble.transport == "file"), None)
-
-    def stop_storing(self) -> None:
-        """Give back the tasks whose results cannot be stored, and from now on each one at its first failure."""
-        self._stopping = True
-        self.retry_now()
-
-    def retry_now(self) -> None:
-        """Try at once to store what could not be stored: its cause may be gone."""
-        self._retry.set()
-        self._retry = asyncio.Event()
+        self.settlement = Settlement(queue, metrics=metrics, bell=bell)
+        """Tells the queue of ends, and knows which of them it could not tell."""
 
     def flush_log(self) -> None:
         """Log what was only counted so far."""
@@ -246,7 +212,7 @@ class TaskRunner:
             case StopCause.SHUTDOWN if task.on_interrupt is OnInterrupt.FAIL:
                 outcome.fail("interrupted", "The worker was stopped in the middle of it, and its on_interrupt is fail.")
             case StopCause.SHUTDOWN:
-                await self._release(claim, spend_attempt=False, reason="the worker was stopped")
+                await self.settlement.release(claim, spend_attempt=False, reason="the worker was stopped")
                 log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
                 return False
             case StopCause.CANCEL:
@@ -256,39 +222,6 @@ class TaskRunner:
                 outcome.status = TaskStatus.TIMED_OUT
                 outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
         return True
-
-    async def _release(
-        self, claim: Claim, *, spend_attempt: bool, not_before: datetime | None = None, reason: str
-    ) -> None:
-        async def release() -> None:
-            await self._queue.release(claim, spend_attempt=spend_attempt, not_before=not_before, reason=reason)
-
-        await self._insist(claim, release)
-
-    async def _insist(self, claim: Claim, act: Callable[[], Awaitable[T]], *, while_stopping: bool = True) -> T:
-        """Repeat what the queue cannot do now (a full disk, say) until it can; the task stays claimed meanwhile.
-
-        Raises:
-            _GivenUp: it cannot be done, the worker stops, and it is not to be done `while_stopping`.
-        """
-        task_id = claim.task.task_id
-        for retry in itertools.count():
-            try:
-                done = await act()
-                break
-            except (BusError, OSError) as error:
-                self._metrics.result_retries.inc()
-                if task_id not in self.storing_trouble:
-                    log.error("%s", error, extra={"action": "result_not_stored", "task_id": task_id})
-                self.storing_trouble[task_id] = StoringTrouble(claim.transport, str(error))
-                if self._stopping and not while_stopping:
-                    raise _GivenUp from error
-                with anyio.move_on_after(_STORE_RETRY_S[min(retry, len(_STORE_RETRY_S) - 1)]):
-                    await self._retry.wait()
-        if self.storing_trouble.pop(task_id, None) is not None:
-            log.info("the result of task %s is stored now", task_id, extra={"action": "result_stored"})
-            self._bell.ring_later(0.0)
-        return done
 
     async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
         if not self._settings.park_on_limit:
@@ -310,7 +243,7 @@ class TaskRunner:
             limited.message,
             extra={"action": "task_parked", "task_id": claim.task.task_id, "limit": limited.kind},
         )
-        await self._release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
+        await self.settlement.release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
         self._bell.ring_later(max(0.05, (limited.until - utc_now()).total_seconds() + 0.05))
         return False
 
@@ -323,7 +256,7 @@ class TaskRunner:
         )
         # Whatever the system is short of now it will still be short of at once.
         await anyio.sleep(_TROUBLE_RETRY_S)
-        await self._release(claim, spend_attempt=True, reason=str(error))
+        await self.settlement.release(claim, spend_attempt=True, reason=str(error))
 
     async def _bury_exhausted(self, claim: Claim, limit: int) -> None:
         message = f"it was begun {limit} time{'s' if limit > 1 else ''} and never came to an end"
@@ -331,46 +264,19 @@ class TaskRunner:
         outcome = Outcome(session_id=claim.session_id)
         outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
         result = self._result(claim, outcome, now)
-        await self._insist(claim, lambda: self._queue.bury(claim, DeadLetterReason.ATTEMPTS_EXHAUSTED, message, result))
+        reason = DeadLetterReason.ATTEMPTS_EXHAUSTED
+        await self.settlement.insist(claim, lambda: self._queue.bury(claim, reason, message, result))
         self._tell(claim, result)
         self._count(result)
 
     async def _finish(self, claim: Claim, result: Result) -> None:
         try:
-            if not await self._insist(claim, lambda: self._queue.complete(claim, result), while_stopping=False):
+            if not await self.settlement.store(claim, result):
                 self._metrics.results_refused.inc()
-        except _GivenUp:
-            await self._give_back_with(claim, result)
+        except GivenBack:
             return
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._give_back_with(claim, result)
-            raise
         self._tell(claim, result)
         self._count(result)
-
-    async def _give_back_with(self, claim: Claim, result: Result) -> None:
-        """Give a task back whose result could not be stored while the worker was there to try.
-
-        The result goes with it, where there is room for that, so that whoever takes the task only stores it. Where
-        there is none the task is run again, and no attempt is spent on that. Should even this fail, the claim stays
-        for the queue's own end, which spends the attempt that was begun and no other.
-        """
-        task_id = claim.task.task_id
-        self.storing_trouble.pop(task_id, None)
-        for kept in (result, None):
-            try:
-                reason = "its result could not be stored"
-                await self._queue.release(claim, spend_attempt=False, reason=reason, result=kept)
-            except (BusError, OSError):
-                continue
-            log.warning(
-                "task %s goes back %s its result",
-                task_id,
-                "without" if kept is None else "with",
-                extra={"action": "result_given_back", "task_id": task_id},
-            )
-            return
 
     def _result(self, claim: Claim, outcome: Outcome, started_at: datetime) -> Result:
         now = utc_now()

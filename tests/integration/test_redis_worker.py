@@ -319,7 +319,7 @@ async def test_files_go_on_while_redis_is_away_and_what_was_running_is_stored_on
         try:
             agent.let_go("running")
             # The subscription of a Redis that was stopped is not broken: the command that is not answered tells.
-            await async_wait_until(lambda: "running" in worker.runner.storing_trouble, 20)
+            await async_wait_until(lambda: "running" in worker.runner.settlement.troubles, 20)
             for number in range(5):
                 shop.submit(f"file-{number}")
                 assert (await shop.async_result(f"file-{number}")).status is TaskStatus.COMPLETED
