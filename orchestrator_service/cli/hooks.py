@@ -65,15 +65,14 @@ def check(files: list[Path], *, shared_dir: Path | None) -> int:
     shared = _shared(shared_dir)
     layout = WorkerLayout.under(shared, "orchestrator")
     logs = Path(os.environ.get("LOG_DIR") or layout.logs).absolute()
-    beside_team = find_team(None).path.parent / layout.hooks_config.name
-    chosen = files or [
-        path for place in (layout.hooks_config, beside_team) for path in sorted(place.glob("*-hooks.json"))
-    ]
+    team = _team()
+    places = [layout.hooks_config] + ([] if team is None else [team.path.parent / layout.hooks_config.name])
+    chosen = files or [path for place in places for path in sorted(place.glob("*-hooks.json"))]
     missing = next((path for path in files if not path.is_file()), None)
     if missing is not None:
         raise UserError(f"There is no file {missing}.")
     if not chosen:
-        print(f"no rules in {layout.hooks_config} or {beside_team}")
+        print(f"no rules in {' or '.join(map(str, places))}")
     wrong = False
     for path in chosen:
         problems = check_rules(path, Places(shared=shared, logs=logs))

@@ -28,7 +28,8 @@ def mode(request: pytest.FixtureRequest) -> dict[str, str]:
 
 async def test_every_way_of_handing_a_task_in(shared: Path, shop: Shop, mode: dict[str, str]) -> None:
     body = json.dumps({"description": "hi"})
-    async with open_worker(quick_settings(shared, **mode)):
+    # Long enough for the trigger that is before its task file, however slow the machine.
+    async with open_worker(quick_settings(shared, SETTLE_TIME="3", **mode)):
         shop.submit("renamed")
         (shop.layout.triggers / "task-written.trigger").write_text(body)
         (shared / "elsewhere").write_text(body)
