@@ -133,7 +133,7 @@ def measure_control(scale: Scale) -> list[Row]:
     line = control.control_latency(scale.samples)
     return [
         Row(
-            "line written to the control pipe → command handled and answered",
+            "line written to the control pipe → command handled",
             "p50 ≤ 0.3 ms, p99 ≤ 2 ms",
             f"p50 {line.p50_ms:.2f} ms, p99 {line.p99_ms:.2f} ms",
             line.p50_ms <= 0.3 and line.p99_ms <= 2,

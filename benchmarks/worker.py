@@ -6,6 +6,7 @@ The number of a task's slot is its prompt.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -14,12 +15,11 @@ from pathlib import Path
 
 import anyio
 
-from agent_bus.messages import Event
 from benchmarks.peers.record import Record
 from worker_service.agents.base import Run
 from worker_service.agents.echo import EchoAgent
 from worker_service.run import open_log, spare_the_collector
-from worker_service.service import open_worker
+from worker_service.service import Worker, open_worker
 from worker_service.settings import read_settings
 
 RECORD_VARIABLE = "BENCH_RECORD"
@@ -41,18 +41,16 @@ class RecordingAgent(EchoAgent):
             self._record.write(slot, self._record.read(slot)[0], entered_ns)
 
 
-class AnswerRecorder:
-    """Notes when a command was answered whose id is the number of a slot."""
+def note_wakes(worker: Worker, record: Record) -> None:
+    """Note when each command `wake` has been carried out, the first one in the first slot."""
+    wake, slots = worker.wake, itertools.count()
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
+    def wake_and_note() -> None:
+        wake()
+        slot = next(slots)
+        record.write(slot, record.read(slot)[0], time.monotonic_ns())
 
-    def tell(self, event: Event, line: bytes) -> None:
-        """Note the time of an answer."""
-        mark = event.data.get("id")
-        if event.event == "answer" and isinstance(mark, str) and mark.isdigit():
-            slot = int(mark)
-            self._record.write(slot, self._record.read(slot)[0], time.monotonic_ns())
+    worker.wake = wake_and_note  # type: ignore[method-assign]
 
 
 async def _serve() -> None:
@@ -63,7 +61,7 @@ async def _serve() -> None:
     agent = RecordingAgent(record)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with open_worker(settings, agent) as worker:
-            worker.broadcast.add(AnswerRecorder(record))
+            note_wakes(worker, record)
             await anext(signals)
 
 

@@ -71,9 +71,13 @@ class ControlDesk:
         except BadCommand as error:
             self.refuse(str(error), source)
             return
+        self._obey(command, source)
+        # Only now: whoever sent it should not wait for a disk.
         self._metrics.control_commands.labels(self._name, command.name.value, source).inc()
         if command.name is not CommandName.STATUS and self._quota.allows_one():
             log.info("told to %s by %s", command.name.value, source, extra={"action": "control", "by": source})
+
+    def _obey(self, command: Command, source: str) -> None:
         if command.name is CommandName.CANCEL:
             try:
                 self._cancels.put_nowait((command, source))
