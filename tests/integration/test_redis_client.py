@@ -173,6 +173,8 @@ def notice(seconds: float) -> GateNotice:
 
 async def test_a_gate_closed_on_one_host_is_closed_on_the_others(server: RedisServer, tmp_path: Path) -> None:
     async with host(server.url, tmp_path) as one, host(server.url) as other:
+        # It has read that there is no gate; from now on it knows only what it hears.
+        await async_wait_until(lambda: other.caller.connected)
         one.gate.close_until(notice(60))
         assert one.gate.closed() is not None
         with server.client() as client:
