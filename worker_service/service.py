@@ -20,7 +20,7 @@ from agent_bus.gates import Gate
 from agent_bus.joined_queue import JoinedQueue
 from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
-from worker_service.agents.base import Agent
+from worker_service.agents.base import Agent, Run
 from worker_service.agents.choice import make_agent
 from worker_service.agents.claude import ClaudeAgent
 from worker_service.bell import Bell
@@ -97,6 +97,7 @@ class Worker:
             broadcast=self.broadcast,
             keep_journals=self.files is not None,
             notices=None if self.files is None else self.files.queue.notices,
+            on_failure=self._tell_failure,
         )
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
         if self.files is not None:
@@ -185,6 +186,12 @@ class Worker:
             return None
         link, bell = redis.link, redis.queue.keys.bell
         return lambda path: link.publish(bell, os.fsencode(path))
+
+    def _tell_failure(self, run: Run) -> None:
+        error = run.outcome.error
+        if self.hooks is not None and error is not None:
+            task_id, session_id = run.task.task_id, run.outcome.session_id
+            self.hooks.tell_failure(error.kind, error.message, task_id=task_id, session_id=session_id, emit=run.emit)
 
     # -- what the queue tells (agent_bus.file_queue.QueueObserver)
 

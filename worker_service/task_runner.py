@@ -83,6 +83,7 @@ class TaskRunner:
         broadcast: Broadcast,
         keep_journals: bool = True,
         notices: ResultNotices | None = None,
+        on_failure: Callable[[Run], None] = lambda run: None,
     ) -> None:
         """Wire a runner.
 
@@ -97,6 +98,7 @@ class TaskRunner:
             broadcast: Told of events.
             keep_journals: Whether events are kept in files as well.
             notices: Told of results that are not files; the file queue tells of its own.
+            on_failure: Told of each run that failed or ran out of time.
         """
         self._settings = settings
         self._queue = queue
@@ -109,6 +111,7 @@ class TaskRunner:
         self._broadcast = broadcast
         self._keep_journals = keep_journals
         self._notices = notices
+        self._on_failure = on_failure
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.running: dict[str, Running] = {}
@@ -137,6 +140,8 @@ class TaskRunner:
             try:
                 kept = _kept_result(claim)
                 ended = kept is None and await self._run_agent(claim, running)
+                if ended and run.outcome.status in (TaskStatus.FAILED, TaskStatus.TIMED_OUT):
+                    self._on_failure(run)
             finally:
                 # The slot is free while the result is on its way to the disk.
                 leave_slot()

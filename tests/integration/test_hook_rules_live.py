@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from agent_bus.events import read_events
 from agent_bus.hooks.events import HookEvent
 from agent_bus.hooks.rules import RuleError
-from tests.integration.harness import ObedientAgent, child_worker, fetch, quick_settings
+from tests.integration.harness import ObedientAgent, Shop, child_worker, fetch, quick_settings
 from worker_service.service import open_worker
 
 
@@ -66,3 +67,22 @@ def test_other_modes_do_not_look_at_the_rules(shared: Path, rules: Path) -> None
     rules.write_text("{")
     with child_worker(shared) as child:
         assert child.port()
+
+
+@pytest.mark.parametrize(("prompt", "kind"), [("fail badly", "agent_error"), ("sleep 600", "timeout")])
+async def test_a_failure_of_any_agent_is_an_error(
+    shared: Path, shop: Shop, rules: Path, prompt: str, kind: str
+) -> None:
+    path = "/shared/triggers/orchestrator/${worker}-failed.trigger"
+    action = {"type": "trigger", "path": path, "payload": {"task": "${task_id}", "error": "${error}"}}
+    write(rules, {"name": "tell", "event": "OnError", "action": action})
+    async with open_worker(quick_settings(shared, WORKER_MODE="hooks"), ObedientAgent()):
+        shop.submit("good", "x")
+        shop.submit("bad", prompt, timeout=0.2)
+        result = await shop.async_result("bad")
+        await shop.async_result("good")
+    trigger = json.loads((shop.layout.orchestrator_triggers / "marie-failed.trigger").read_bytes())
+    assert result.error is not None
+    assert trigger == {"task": "bad", "error": result.error.message}
+    told = [event.data for event in read_events(shop.layout.event_journal("bad")) if event.event == "hook"]
+    assert [(data["hook"], data["reason"]) for data in told] == [("OnError", kind)]

@@ -25,7 +25,7 @@ from claude_agent_sdk.types import (
     HookEvent as SdkHook,
 )
 
-from agent_bus.hooks.events import ON_ERROR, TOOL_HOOKS, HookEvent, HookPayloadError, Source, read_hook
+from agent_bus.hooks.events import TOOL_HOOKS, HookEvent, HookPayloadError, Source, read_hook
 from worker_service.agents.base import Run
 from worker_service.hooks.bridge import HookBridge
 
@@ -177,17 +177,3 @@ class SessionHooks:
             return
         self._fill_in("SessionEnd", reason=reason)
         self._run = None
-
-
-def tell_failure(bridge: HookBridge, run: Run, kind: str, message: str) -> None:
-    """Tell of a turn that failed."""
-    event = HookEvent(
-        hook=ON_ERROR,
-        worker=bridge.worker,
-        task_id=run.task.task_id,
-        session_id=run.outcome.session_id,
-        source=Source.STREAM,
-        reason=kind,
-        error=message,
-    )
-    bridge.take(event, run.emit)

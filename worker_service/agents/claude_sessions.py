@@ -20,7 +20,7 @@ from worker_service.agents.claude_command import (
     transcript_exists,
     usual_profile,
 )
-from worker_service.agents.claude_hooks import SessionHooks, tell_failure
+from worker_service.agents.claude_hooks import SessionHooks
 from worker_service.agents.claude_placeholders import Placeholders
 from worker_service.agents.claude_pool import ClaudePool
 from worker_service.agents.claude_process import ClaudeProcess, NotResumable, ProcessGone, start_claude
@@ -100,23 +100,9 @@ class ClaudeSessions:
             self._placeholders.begin(workspace)
         try:
             await self._converse(run)
-        except RateLimited as limited:
-            if not self._settings.claude.park_on_limit:
-                self._tell_failure(run, "rate_limited", limited.message)
-            raise
-        except anyio.get_cancelled_exc_class():
-            if run.stop_cause in (None, StopCause.TIMEOUT):
-                self._tell_failure(run, "timeout", "The task did not end in its time.")
-            raise
         finally:
             if self._isolated:
                 self._placeholders.end(workspace)
-        if run.outcome.error is not None:
-            self._tell_failure(run, run.outcome.error.kind, run.outcome.error.message)
-
-    def _tell_failure(self, run: Run, kind: str, message: str) -> None:
-        if self._bridge is not None:
-            tell_failure(self._bridge, run, kind, message)
 
     async def _converse(self, run: Run) -> None:
         try:

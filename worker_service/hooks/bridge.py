@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from agent_bus.events import EventJournal
 from agent_bus.hooks.actions import RuleBook, RuleError
-from agent_bus.hooks.events import HookEvent, Source, read_hook
+from agent_bus.hooks.events import ON_ERROR, HookEvent, Source, read_hook
 from agent_bus.hooks.rules import Places
 from agent_bus.hooks.tool_use_log import ToolUseLog
 from agent_bus.layout import WorkerLayout
@@ -104,6 +104,21 @@ class HookBridge:
         self._pending.append(event)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_AFTER_ANSWER_S, self._work)
+
+    def tell_failure(
+        self, kind: str, message: str, *, task_id: str, session_id: str | None = None, emit: Emit | None = None
+    ) -> None:
+        """Tell of a turn that failed, whichever agent it was: the event is `OnError`."""
+        event = HookEvent(
+            hook=ON_ERROR,
+            worker=self.worker,
+            task_id=task_id,
+            session_id=session_id,
+            source=Source.STREAM,
+            reason=kind,
+            error=message,
+        )
+        self.take(event, emit)
 
     def receive(self, hook: str, payload: object) -> None:
         """Take an event of a session outside the pool, as `POST /hooks/{event}` brings it.
