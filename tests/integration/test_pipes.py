@@ -416,6 +416,7 @@ async def test_what_a_task_does_is_told_while_it_happens(
         await async_wait_until(lambda: len(reader.events("dead_letter")) == 1 and reader.events("task_ended"))
         await async_wait_until(lambda: reader.events("trigger"))
     told = [found["event"] for found in reader.events() if found["task_id"] == "7"]
-    assert told == ["task_started", "prompt", "task_ended"]
+    assert told == ["task_started", "prompt", "hook", "task_ended"]
+    assert reader.events("hook")[0]["data"]["hook"] == "OnError"
     assert reader.events("task_ended")[0]["data"]["error"]["kind"] == "agent_error"
     assert reader.events("trigger")[0]["data"] == {"name": "note.trigger", "body": "hello"}
