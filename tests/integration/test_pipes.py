@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -214,6 +215,20 @@ def test_a_drain_waits_as_long_as_its_tasks_take(
     result = shop.result("7")
     assert result is not None
     assert result.output == "took its time"
+
+
+def test_a_signal_shortens_a_drain(shared: Path, shop: Shop, layout: WorkerLayout) -> None:
+    environ = {"AGENT": "command", "AGENT_COMMAND": "sleep 600", "SHUTDOWN_GRACE": "0.2"}
+    with child_worker(shared, WORKER_MODE="hooks", **environ) as worker:
+        worker.port()
+        shop.submit("7")
+        wait_until(shop.claims)
+        write(layout.control_pipe("marie"), b"drain\n")
+        wait_until(lambda: (beat := worker.heartbeat()) and beat.status is WorkerStatus.DRAINING)
+        worker.send(signal.SIGTERM)
+        assert worker.wait() == 0
+    assert shop.result("7") is None
+    assert len(list(layout.released.glob("*~*"))) == 1
 
 
 # -- writers and lines
