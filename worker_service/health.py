@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from service_kit.findings import Finding
 from worker_service.agents.base import Agent
 from worker_service.dispatcher import Dispatcher
-from worker_service.findings import Finding
 from worker_service.transports.base import Transport
 
 STUCK_AFTER_S: Final = 10.0

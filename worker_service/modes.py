@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from worker_service.environment import Environment, SettingsError, one_of, switch
+from service_kit.environment import Environment, SettingsError, one_of, switch
 
 
 class Mode(StrEnum):

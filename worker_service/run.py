@@ -13,15 +13,15 @@ from agent_bus.errors import QueueUnavailable
 from agent_bus.hooks.rules import RuleError
 from agent_bus.logs import JsonLines, SharedRotatingFile, TerminalLines
 from agent_bus.pipes import PipeUnavailable
+from service_kit.environment import SettingsError
+from service_kit.http_server import AddressUnavailable
 from worker_service.agents.choice import AgentUnavailable
-from worker_service.environment import SettingsError
 from worker_service.lifetime import run_worker
 from worker_service.settings import WorkerSettings, read_settings
-from worker_service.sidecar import SidecarUnavailable
 
 _USAGE = "usage: python -m worker_service [NAME]    (all settings come from the environment, see docs/settings.md)"
 _WRONG_SETTING = 2
-_REFUSALS = (SettingsError, SidecarUnavailable, AgentUnavailable, QueueUnavailable, PipeUnavailable, RuleError)
+_REFUSALS = (SettingsError, AddressUnavailable, AgentUnavailable, QueueUnavailable, PipeUnavailable, RuleError)
 
 
 def main() -> int:

@@ -20,6 +20,8 @@ from agent_bus.gates import Gate
 from agent_bus.joined_queue import JoinedQueue
 from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
+from service_kit.findings import Finding
+from service_kit.http_server import QuietServer, listen, serve
 from worker_service.agents.base import Agent, Run
 from worker_service.agents.choice import make_agent
 from worker_service.agents.claude import ClaudeAgent
@@ -27,7 +29,6 @@ from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.control import ControlDesk
 from worker_service.dispatcher import Dispatcher
-from worker_service.findings import Finding
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
@@ -35,7 +36,7 @@ from worker_service.modes import Activation
 from worker_service.pipe_pair import PipePair
 from worker_service.pulse import Pulse
 from worker_service.settings import AgentKind, WorkerSettings
-from worker_service.sidecar import Sidecar, listen, make_app, serve
+from worker_service.sidecar import make_app
 from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.transports.base import Transport
 from worker_service.transports.files import FileTransport
@@ -357,13 +358,13 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
     Raises:
         agent_bus.errors.QueueUnavailable: a directory cannot be used.
         agent_bus.pipes.PipeUnavailable: a pipe cannot be made.
-        worker_service.sidecar.SidecarUnavailable: the HTTP address cannot be listened on.
+        service_kit.http_server.AddressUnavailable: the HTTP address cannot be listened on.
         worker_service.agents.choice.AgentUnavailable: the agent cannot be used.
     """
     agent = agent if agent is not None else make_agent(settings)
     with listen(settings.http_host, settings.http_port) as listener:
         worker = Worker(settings, agent, listener)
-        sidecar = Sidecar(
+        sidecar = QuietServer(
             make_app(
                 worker.health,
                 worker.metrics,

@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from agent_bus.layout import WorkerLayout
-from worker_service.agent_environment import agent_environment
-from worker_service.environment import (
+from service_kit.agent_environment import agent_environment
+from service_kit.environment import (
     Environment,
     SettingsError,
     directory,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator_service.team import TeamError, read_team
-from worker_service.environment import SECRET_VARIABLES
+from service_kit.environment import SECRET_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "settings.md"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from worker_service.agent_environment import agent_environment
-from worker_service.environment import SettingsError
+from service_kit.agent_environment import agent_environment
+from service_kit.environment import SettingsError
 from worker_service.modes import Activation, Mode
 from worker_service.settings import AgentKind, Isolation, WorkerSettings, read_settings
 

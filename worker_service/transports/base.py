@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from worker_service.findings import Finding
+from service_kit.findings import Finding
 
 
 class Transport(Protocol):

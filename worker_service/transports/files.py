@@ -15,9 +15,9 @@ from agent_bus.files import remove_stale
 from agent_bus.intake import IntakeSettings
 from agent_bus.layout import TASK_SUFFIX, TRIGGER_SUFFIX
 from agent_bus.trigger_index import Source
+from service_kit.findings import Finding
 from worker_service.bell import Bell
 from worker_service.dispatcher import Dispatcher
-from worker_service.findings import Finding
 from worker_service.metrics import Metrics
 from worker_service.modes import Activation
 from worker_service.probe import Prober

@@ -15,8 +15,8 @@ from agent_bus.redis.activation import BadMessage, Nothing, TaskName, TaskPath, 
 from agent_bus.redis.queue import RedisQueue, RedisQueueObserver
 from agent_bus.redis.shared_gate import SharedGate
 from agent_bus.redis.url import parse_redis_url
+from service_kit.findings import Finding
 from worker_service.bell import Bell
-from worker_service.findings import Finding
 from worker_service.metrics import Metrics
 from worker_service.settings import WorkerSettings
 from worker_service.transports.files import FileTransport

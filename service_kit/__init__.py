@@ -1,0 +1,1 @@
+"""What both services are made of beside the bus: settings from the environment, the HTTP server, findings."""
