@@ -18,7 +18,7 @@ AGENT_ENV_EXACT: Final = frozenset(" ".join(_AGENT_ENV_WORDS).split())
 AGENT_ENV_PREFIXES: Final = ("LC_", "ANTHROPIC_", "CLAUDE_", "AWS_", "GOOGLE_", "GCLOUD_", "CLOUD_ML_", "AZURE_")
 """Claude's own variables and those of the cloud providers that serve it."""
 
-_NEVER_TO_AGENTS: Final = frozenset(("REDIS_URL", "API_TOKEN", "HOOK_TOKEN"))
+_NEVER_TO_AGENTS: Final = frozenset(("REDIS_URL", "API_TOKEN", "API_TOKENS", "HOOK_TOKEN"))
 _OWN_CLAUDE_VARIABLES: Final = frozenset(("CLAUDE_CLI",))
 
 _OF_ANOTHER_SESSION: Final = (

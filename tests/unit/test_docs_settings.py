@@ -14,14 +14,20 @@ from service_kit.environment import SECRET_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "settings.md"
-SOURCES = [REPOSITORY / "worker_service" / name for name in ("settings.py", "modes.py")]
+ORCHESTRATORS_PAGE = REPOSITORY / "docs" / "orchestrator.md"
+SOURCES = {
+    PAGE: [REPOSITORY / "worker_service" / name for name in ("settings.py", "modes.py")],
+    ORCHESTRATORS_PAGE: [REPOSITORY / "orchestrator_service" / "settings.py"],
+}
+ORCHESTRATORS_SECRETS = {"API_TOKEN", "API_TOKENS"}
+each_page = pytest.mark.parametrize("page", [PAGE, ORCHESTRATORS_PAGE], ids=lambda page: page.stem)
 
 
-def _rows(heading: str) -> dict[str, list[str]]:
+def _rows(heading: str, page: Path = PAGE) -> dict[str, list[str]]:
     """Return the rows of all tables whose first column is headed so, by the name in that column."""
     rows: dict[str, list[str]] = {}
     inside = False
-    for line in PAGE.read_text().splitlines():
+    for line in page.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if not line.startswith("|"):
             inside = False
@@ -34,10 +40,10 @@ def _rows(heading: str) -> dict[str, list[str]]:
     return rows
 
 
-def _calls() -> dict[str, ast.Call]:
+def _calls(page: Path) -> dict[str, ast.Call]:
     """Return the calls that read a variable, the last one of each."""
     calls: dict[str, ast.Call] = {}
-    for node in (node for source in SOURCES for node in ast.walk(ast.parse(source.read_text()))):
+    for node in (node for source in SOURCES[page] for node in ast.walk(ast.parse(source.read_text()))):
         if not isinstance(node, ast.Call) or not node.args or not isinstance(node.args[0], ast.Constant):
             continue
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -57,14 +63,17 @@ def _literal(node: ast.expr) -> Any:
         return None
 
 
-def test_every_variable_is_described_and_none_that_does_not_exist() -> None:
-    secrets = {f"{name}_FILE" for name in SECRET_VARIABLES}
-    assert set(_rows("Variable")) == set(_calls()) | secrets
+@each_page
+def test_every_variable_is_described_and_none_that_does_not_exist(page: Path) -> None:
+    own = ORCHESTRATORS_SECRETS if page == ORCHESTRATORS_PAGE else set(SECRET_VARIABLES) - ORCHESTRATORS_SECRETS
+    secrets = {f"{name}_FILE" for name in own}
+    assert set(_rows("Variable", page)) == set(_calls(page)) | secrets
 
 
-def test_defaults_and_what_is_allowed_are_those_of_the_code() -> None:
-    rows = _rows("Variable")
-    for name, call in _calls().items():
+@each_page
+def test_defaults_and_what_is_allowed_are_those_of_the_code(page: Path) -> None:
+    rows = _rows("Variable", page)
+    for name, call in _calls(page).items():
         called = call.func.attr if isinstance(call.func, ast.Attribute) else "place"
         if called == "place":
             continue

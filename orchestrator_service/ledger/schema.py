@@ -1,0 +1,39 @@
+"""The tables and how they came to be: numbered migrations, each run once, in order, in a transaction of its own."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+_MIGRATIONS: Final = Path(__file__).parent / "migrations"
+
+
+class LedgerTooNew(Exception):
+    """The file was written by a later version; the text is one sentence."""
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Return (number, SQL) of every migration, in order."""
+    files = sorted(_MIGRATIONS.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    return [(int(path.name[:4]), path.read_text(encoding="utf-8")) for path in files]
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables to the newest version that this program knows.
+
+    Raises:
+        LedgerTooNew: they are newer than that; nothing was changed.
+        sqlite3.Error: a migration failed; the ones before it stay, of this one nothing does.
+    """
+    known = migrations()
+    newest = known[-1][0]
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > newest:
+        raise LedgerTooNew(
+            f"the ledger is of version {version}, and this program knows versions up to {newest}; start the newer "
+            "program again, or name another ledger in LEDGER_PATH"
+        )
+    for number, statements in known:
+        if number > version:
+            connection.executescript(f"BEGIN IMMEDIATE;\n{statements}\nPRAGMA user_version={number};\nCOMMIT;")
