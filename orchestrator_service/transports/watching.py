@@ -62,8 +62,10 @@ class Watching:
         """
         if self._inotify is None:
             return False
-        if path in self._descriptors:
-            return True
+        if (known := self._armed.get(self._descriptors.get(path, -1))) is not None:
+            if _identity_or_none(path) == known.identity:
+                return True
+            self.unwatch(path)
         try:
             watch = self._inotify.add_watch(path, events | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.DONT_FOLLOW)
             identity = _identity(path)
