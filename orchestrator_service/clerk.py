@@ -33,6 +33,8 @@ class Clerk:
         self._writing = False
         self.on_fleet_change: Callable[[list[str], list[str]], None] = lambda came, went: None
         """Called with the names of workers that came up and that went down."""
+        self.on_stored: Callable[[HeardResult], None] = lambda heard: None
+        """Told of each result that the ledger has."""
         self.on_event: Callable[[Event], None] = lambda event: None
         """Told of what agents and workers do, as far as it is told live."""
 
@@ -123,6 +125,7 @@ class Clerk:
             self._core.begun.discard(heard.result.task_id)
             if heard.on_stored is not None:
                 heard.on_stored()
+            self.on_stored(heard)
 
 
 def _write_down(step: Step, begun: list[str], results: list[HeardResult], broken: dict[str, str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.event_hub import EventHub
 from orchestrator_service.fleet import Fleet
 from orchestrator_service.ledger.database import Database
@@ -114,6 +117,15 @@ class Core:
                         waiter.set_result(None)
         self._set_timer(effects.wake_at)
 
+    def tell(self, event: str, data: dict[str, Any]) -> None:
+        """Have an event of the team written down and told, soon; a ledger that cannot be written costs the event."""
+        self.spawn(self._tell(event, data), f"tell {event}")
+
+    async def _tell(self, event: str, data: dict[str, Any]) -> None:
+        goal_id = data.get("goal_id")
+        with suppress(LedgerUnavailable):
+            await self.change(lambda step: step.happened(event, data, goal_id=goal_id))
+
     # -- waiting for ends
 
     def expect(self, task_id: str) -> asyncio.Future[None]:
@@ -180,6 +192,13 @@ class Core:
     async def _read_happenings(self, after: int, limit: int) -> list[Happening]:
         rows = await self.database.read(lambda connection: events_after(connection, after, limit))
         return [
-            Happening(seq, task_id, worker, goal_id, stream_event(seq, at, event, task_id, worker, goal_id, data))
+            Happening(
+                seq,
+                task_id,
+                worker,
+                goal_id,
+                json.loads(data),
+                stream_event(seq, at, event, task_id, worker, goal_id, data),
+            )
             for seq, at, event, task_id, worker, goal_id, data in rows
         ]

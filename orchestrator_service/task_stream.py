@@ -103,7 +103,7 @@ class TaskStream:
             )
             for seq, at, event, task_id, worker, goal_id, data in rows:
                 stream = stream_event(seq, at, event, task_id, worker, goal_id, data)
-                found.append(Happening(seq, task_id, worker, goal_id, stream))
+                found.append(Happening(seq, task_id, worker, goal_id, {}, stream))
             if len(rows) < _PAGE:
                 return found
             after = rows[-1][0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +32,7 @@ class Happening:
     task_id: str | None
     worker: str | None
     goal_id: str | None
+    data: Mapping[str, Any]
     stream: StreamEvent
 
 
@@ -75,7 +77,7 @@ class Step:
         )
         seq = row.lastrowid or 0
         stream = stream_event(seq, self.now, event, task_id, worker, goal_id, text)
-        self.effects.happenings.append(Happening(seq, task_id, worker, goal_id, stream))
+        self.effects.happenings.append(Happening(seq, task_id, worker, goal_id, data, stream))
 
     def set_state(self, seq: int, lane: str, before: str, after: TaskState) -> None:
         """Keep the counts in step with a task that changes its state; the row itself is the caller's to write."""
