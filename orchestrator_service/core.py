@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 import time
@@ -20,7 +19,7 @@ from orchestrator_service.ledger.queries import events_after, last_event, open_r
 from orchestrator_service.scheduling.book import Book
 from orchestrator_service.scheduling.clock import next_moment
 from orchestrator_service.scheduling.planner import plan
-from orchestrator_service.scheduling.step import Effects, Happening, OpenRun, Step, stream_event
+from orchestrator_service.scheduling.step import Effects, Happening, OpenRun, Step
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,7 +110,7 @@ class Core:
         for happening in effects.happenings:
             for observe in self.on_happening:
                 observe(happening)
-            if happening.stream.event == "task_ended" and happening.task_id is not None:
+            if happening.event == "task_ended" and happening.task_id is not None:
                 for waiter in self._waiters.get(happening.task_id, ()):
                     if not waiter.done():
                         waiter.set_result(None)
@@ -192,13 +191,6 @@ class Core:
     async def _read_happenings(self, after: int, limit: int) -> list[Happening]:
         rows = await self.database.read(lambda connection: events_after(connection, after, limit))
         return [
-            Happening(
-                seq,
-                task_id,
-                worker,
-                goal_id,
-                json.loads(data),
-                stream_event(seq, at, event, task_id, worker, goal_id, data),
-            )
+            Happening(seq, at, event, task_id, worker, goal_id, data)
             for seq, at, event, task_id, worker, goal_id, data in rows
         ]

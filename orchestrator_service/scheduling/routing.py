@@ -16,6 +16,11 @@ from orchestrator_service.records import Route
 
 def lane_of(worker: str | None, role: str | None, skills: Iterable[str]) -> str:
     """Return the lane of tasks with this destination; all empty means any worker."""
+    return _lane(worker, role, tuple(skills))
+
+
+@lru_cache(maxsize=4096)
+def _lane(worker: str | None, role: str | None, skills: tuple[str, ...]) -> str:
     wanted = sorted({skill.casefold().strip() for skill in skills})
     return json.dumps([worker, None if role is None else role.casefold().strip(), wanted], ensure_ascii=False)
 
