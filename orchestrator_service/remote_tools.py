@@ -12,8 +12,9 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from agent_bus.messages import is_task_id
 from orchestrator_service.desk import Asker, Idempotency
-from orchestrator_service.errors import Conflict, OrchestratorError, Unavailable
+from orchestrator_service.errors import Conflict, NotKnown, OrchestratorError, Unavailable
 from orchestrator_service.orders import GraphOrder, TaskOrder
 from orchestrator_service.records import Submission, TaskRecord, TaskResult, TaskSummary, WorkerRecord
 
@@ -128,5 +129,8 @@ def _refusal(answer: httpx.Response) -> OrchestratorError:
     return kinds.get(answer.status_code, OrchestratorError)(detail)
 
 
-def _segment(name: str) -> str:
-    return quote(name, safe="")
+def _segment(task_id: str) -> str:
+    """Return an id as part of a path. Raises NotKnown for what can be no id, and would be another path."""
+    if not is_task_id(task_id):
+        raise NotKnown("task", task_id)
+    return quote(task_id, safe="")
