@@ -21,7 +21,7 @@ from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
 from orchestrator_service.goal_limits import AGENTS_SHARE, GoalDesk
 from orchestrator_service.goal_prompt import resumed_prompt, still_open_prompt, system_prompt
-from orchestrator_service.goal_turn import AgentGone, Turn
+from orchestrator_service.goal_turn import AgentGone, Audience, Turn
 from orchestrator_service.ledger import goals as rows
 from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow, GoalTask
@@ -160,8 +160,7 @@ class GoalRun:
                 environment=claude.environment,
                 directory=self._room.directory,
                 tools=TeamTools(self._desk, self._asker),
-                on_text=self._on_text,
-                on_tool=self._on_tool,
+                audience=Audience(on_text=self._on_text, on_tool=self._on_tool, on_wait=self._on_wait),
             ) as agent:
                 await self._converse(agent, prompt, spent)
         except AgentGone as error:
@@ -257,6 +256,9 @@ class GoalRun:
 
     def _on_tool(self, name: str, tool_input: dict[str, Any]) -> None:
         self._tell("goal_uses", tool=name, input=_short(json.dumps(tool_input, ensure_ascii=False), _LONGEST_INPUT))
+
+    def _on_wait(self, sentence: str) -> None:
+        self._tell("goal_waits", message=sentence)
 
     def _tell(self, event: str, **data: object) -> None:
         self._room.publish(event, {"goal_id": self._row.goal_id, **data})
