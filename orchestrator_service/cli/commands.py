@@ -307,6 +307,22 @@ def hook(
 
 
 @app.command()
+def mcp(
+    api: Annotated[
+        str | None, typer.Option("--api", metavar="URL", help="Default: CODEHORNETS_URL, else the one that runs here.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", metavar="FILE", help="Default: API_TOKEN, else API_TOKEN_FILE.")
+    ] = None,
+    shared_dir: SharedDir = None,
+) -> int:
+    """Offer the team's tools to a Claude Code of your own, as an MCP server on standard input and output."""
+    from orchestrator_service.cli.mcp import run_mcp
+
+    return run_mcp(api, token_file=token_file, shared_dir=shared_dir)
+
+
+@app.command()
 def doctor(team: TeamFile = None, shared_dir: SharedDir = None, redis: Redis = None, json: AsJson = False) -> int:
     """Check all that workers need here, each with its mend; exit code 1 when something is broken."""
     from orchestrator_service.cli import doctor as command

@@ -15,7 +15,7 @@ from agent_bus.pipes import PipeUnavailable, open_for_writing
 from orchestrator_service.transports import file_tasks
 from orchestrator_service.transports.base import Dispatch, Ears, JournalLine, Place, Undelivered
 from orchestrator_service.transports.file_news import FILE, FileNews
-from orchestrator_service.transports.journals import Journals
+from orchestrator_service.transports.journals import Journals, read_journal
 from orchestrator_service.transports.result_files import BrokenResult, read_result_file
 from orchestrator_service.transports.slices import Slices
 from service_kit.findings import Finding
@@ -143,6 +143,10 @@ class FileTransport:
             yield
         finally:
             await news.close()
+
+    async def journal(self, worker: str, wire_id: str, after: int) -> list[JournalLine]:
+        """Return what is in the task's journal now."""
+        return read_journal(self._layout(worker).event_journal(wire_id), after)
 
     def follow(self, worker: str, wire_id: str, after: int) -> AsyncIterator[JournalLine]:
         """Yield the lines of `events/NAME/ID.jsonl` behind byte `after`, then live."""

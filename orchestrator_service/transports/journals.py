@@ -204,3 +204,19 @@ class Journals:
                 del self._journals[path]
                 self._unwatch(path)
                 journal.close()
+
+
+def read_journal(path: Path, after: int) -> list[JournalLine]:
+    """Return the whole lines behind byte `after` that are there now."""
+    journal = _Journal(path)
+    try:
+        if not journal.open():
+            return []
+        found: list[JournalLine] = []
+        position = journal.begin_of_line(after)
+        while lines := journal.read(position):
+            found += lines
+            position = lines[-1].position
+        return found
+    finally:
+        journal.close()
