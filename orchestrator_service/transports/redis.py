@@ -156,6 +156,10 @@ class RedisTransport:
             await self._tasks.cancel(worker, wire_id)
             self._cancels.pop(wire_id, None)
 
+    async def journal(self, worker: str, wire_id: str, after: int) -> list[JournalLine]:
+        """Return what is written down of a run now."""
+        return self._journals.read(wire_id, after)
+
     def follow(self, worker: str, wire_id: str, after: int) -> AsyncIterator[JournalLine]:
         """Yield what was written down of a run behind byte `after`, then live."""
         return self._journals.follow(wire_id, after)

@@ -11,7 +11,7 @@ from typing import Final
 from agent_bus.events import EventJournal
 from agent_bus.messages import Event
 from orchestrator_service.transports.base import JournalLine
-from orchestrator_service.transports.journals import Journals
+from orchestrator_service.transports.journals import Journals, read_journal
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,10 @@ class RedisJournals:
         """Take note that the run has its result."""
         if wire_id in self._open and wire_id not in self._ending:
             self._ending[wire_id] = asyncio.get_running_loop().call_later(_LATE_S, self.drop, wire_id)
+
+    def read(self, wire_id: str, after: int) -> list[JournalLine]:
+        """Return the lines behind byte `after` that are there now."""
+        return read_journal(self._directory / f"{wire_id}.jsonl", after)
 
     def follow(self, wire_id: str, after: int) -> AsyncIterator[JournalLine]:
         """Yield the lines behind byte `after`, then live."""

@@ -246,6 +246,8 @@ async def test_journals_hold_what_agents_of_open_runs_do_and_nothing_else(server
             publish(server, "text", n=5)
             found = await asyncio.wait_for(waiting, 10)
         assert [json.loads(line.line)["data"]["n"] for line in found] == [1, 5]
+        assert await redis.journal("marie", "1", 0) == found
+        assert await redis.journal("marie", "1", found[0].position) == found[1:]
         publish(server, "task_ended")
         publish(server, "text", n=6)
         await async_wait_until(lambda: len(ears.events) == 8, what="all are told")
