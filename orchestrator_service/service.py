@@ -247,7 +247,7 @@ async def open_service(settings: OrchestratorSettings) -> AsyncIterator[Service]
 async def _redis_transport(service: Service) -> Transport:
     # Redis costs time and memory that a team of files need not pay.
     from agent_bus.redis.url import parse_redis_url
-    from orchestrator_service.transports.redis import RedisTransport  # type: ignore[import-not-found]
+    from orchestrator_service.transports.redis import RedisTransport
 
     def position(connection: Any) -> str | None:
         found = connection.execute("SELECT value FROM positions WHERE name = ?", (_RESULTS_POSITION,)).fetchone()
