@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -53,7 +54,7 @@ async def test_events_come_as_they_happen(served: Served) -> None:
         assert answer.headers["X-Accel-Buffering"] == "no"
         assert served.desk.open_streams == 1, "whoever has the headers misses nothing any more"
         assert served.sample("sse_clients") == 1
-        await feed(served, [event(1), event(2, "task_ended").model_copy(update={"id": ""})])
+        await feed(served, [event(1), replace(event(2, "task_ended"), id="")])
         found = await lines(answer, 6)
     assert found == [
         "retry: 1000",
