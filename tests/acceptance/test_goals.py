@@ -13,9 +13,10 @@ import pytest
 
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, NotKnown, Unavailable
+from orchestrator_service.goal_limits import LimitReached
 from orchestrator_service.goals import Goals, open_goals
 from orchestrator_service.ledger.database import open_database
-from orchestrator_service.orders import GoalOrder
+from orchestrator_service.orders import GoalOrder, TaskOrder
 from orchestrator_service.records import GoalRecord, GoalState, TaskState
 from orchestrator_service.settings import GoalSettings
 from tests.standin.messages_api import MessagesApi, Seen, Step, api_error, hang, reply, tool_use, unauthorized
@@ -173,6 +174,25 @@ async def test_limits_come_back_as_errors_of_the_tool(api: MessagesApi, scene: O
     assert "depth 1" in refused[0] and "may have 2 tasks and has 2" in refused[1]
 
 
+async def test_what_a_task_of_a_goal_asks_for_counts_for_the_goal(api: MessagesApi, scene: Open) -> None:
+    api.when("go deep", use("submit_task", {"description": "one"}), hang(reply("done (t1, t2, t3)")))
+    async with scene() as stage:
+        created = await stage.goals.create(GoalOrder(goal="go deep", max_tasks=3, max_depth=2), ME)
+        await api.request_came(lambda seen: answers(seen) != [], 30)
+        assert await stage.goals.desk_for(TaskOrder(description="of nobody")) is None
+        second = TaskOrder(description="two", parent="t1")
+        desk = await stage.goals.desk_for(second)
+        assert desk is not None
+        await desk.submit(second, ME)
+        with pytest.raises(LimitReached, match="depth 2, and t2 is at the last one"):
+            await desk.submit(TaskOrder(description="deeper", parent="t2"), ME)
+        await desk.submit(second, ME)
+        with pytest.raises(LimitReached, match="may have 3 tasks"):
+            await desk.submit(second, ME)
+        api.release()
+        assert (await stage.ended(created.goal_id)).task_ids == ["t1", "t2", "t3"]
+
+
 async def test_money_that_is_set_aside_is_not_given_twice(api: MessagesApi, scene: Open) -> None:
     api.when(
         "spend it",
@@ -236,8 +256,11 @@ async def test_cancelling_a_goal_ends_its_agent_and_its_tasks(api: MessagesApi, 
         await until(lambda: _agents(created.session_id or "") == [], 30)
         with pytest.raises(Conflict, match="has ended already: it is cancelled"):
             await stage.goals.cancel(created.goal_id, ME)
+        further = stage.desk.orders["t1"].model_copy(update={"parent": "t1"})
+        desk = await stage.goals.desk_for(further)
+        assert desk is not None
         with pytest.raises(Conflict, match="The goal has ended"):
-            await stage.goals.submit(stage.desk.orders["t1"].model_copy(update={"parent": "t1"}), ME)
+            await desk.submit(further, ME)
         with pytest.raises(NotKnown):
             await stage.goals.cancel("goal-nobody-knows", ME)
 
