@@ -43,6 +43,8 @@ class Core:
         """Told of what is to be done once a change is durable."""
         self.on_happening: list[Callable[[Happening], None]] = []
         """Told of every event, in order."""
+        self.on_fleet_change: Callable[[list[str], list[str]], None] = lambda came, went: None
+        """Called with the names of workers that came up and that went down."""
         self.on_due: Callable[[], Coroutine[Any, Any, object]] | None = None
         """Called when something is due."""
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
@@ -124,6 +126,15 @@ class Core:
         goal_id = data.get("goal_id")
         with suppress(LedgerUnavailable):
             await self.change(lambda step: step.happened(event, data, goal_id=goal_id))
+
+    def look_at_fleet(self) -> None:
+        """See who is there now, and tell of who came and who went."""
+        in_flight: dict[str, int] = {}
+        for run in self.open.values():
+            in_flight[run.worker] = in_flight.get(run.worker, 0) + 1
+        came, went, changed = self.fleet.rebuild(in_flight)
+        if came or went or (changed and self.book.lanes.total() > 0):
+            self.on_fleet_change(came, went)
 
     # -- waiting for ends
 

@@ -71,7 +71,7 @@ class Service:
         self.beaten_at = 0.0
         """When the last heartbeat was written, in seconds since 1970."""
         self._silence: asyncio.TimerHandle | None = None
-        self.clerk.on_fleet_change = self._fleet_changed
+        self.core.on_fleet_change = self._fleet_changed
         self.core.on_due = self._advance
 
     def open_runs(self, transport: str) -> Callable[[], list[tuple[str, str]]]:
@@ -107,8 +107,10 @@ class Service:
             log.warning("worker %s is down", name, extra={"action": "worker_down", "worker_name": name})
         with suppress(LedgerUnavailable):
             await self.core.change(change)
-        if went:
-            await self.reconciler.evacuate(went)
+        with suppress(LedgerUnavailable):
+            # Whoever came may take what waits at those that are down.
+            down = [name for name, member in self.fleet.view.members.items() if not member.up]
+            await self.reconciler.evacuate(down)
 
     def watch_silence(self) -> None:
         """Look at the fleet when the next worker would have been silent for too long."""
@@ -119,7 +121,7 @@ class Service:
         self._silence = None if wait is None else asyncio.get_running_loop().call_later(wait, self._look)
 
     def _look(self) -> None:
-        self.clerk.look_at_fleet()
+        self.core.look_at_fleet()
         self.watch_silence()
 
     # -- loops
@@ -128,6 +130,10 @@ class Service:
         """Write the own heartbeat, again and again."""
         while True:
             self.write_beat()
+            if self.database.trouble is not None:
+                # Nobody may be writing, since it is said that one cannot: it is found out whether one can again.
+                with suppress(LedgerUnavailable):
+                    await self.core.change(_mark)
             if self._silence is None:
                 self.watch_silence()
             await anyio.sleep(self.settings.heartbeat_interval_s)
@@ -242,6 +248,14 @@ async def open_service(settings: OrchestratorSettings) -> AsyncIterator[Service]
         finally:
             service.stopping = True
             tasks.cancel_scope.cancel()
+
+
+def _mark(step: Step) -> None:
+    step.connection.execute(
+        "INSERT INTO positions (name, value) VALUES ('written', ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (str(step.now),),
+    )
 
 
 async def _redis_transport(service: Service) -> Transport:

@@ -175,10 +175,10 @@ class Database:
         connection.execute("SAVEPOINT one")
         try:
             value = change(connection)
-        except sqlite3.OperationalError:
-            # Not this change's fault (a full disk): the whole group is given up.
-            raise
         except BaseException as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+                # Not this change's fault (a full disk, a broken file): the whole group is given up.
+                raise
             connection.execute("ROLLBACK TO one")
             connection.execute("RELEASE one")
             self.on_rollback(False)

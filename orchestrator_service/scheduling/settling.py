@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from orchestrator_service.scheduling.routing import lane_of
 from orchestrator_service.scheduling.step import Step
 from orchestrator_service.transports.base import Dispatch, HeardResult, Undelivered
 
-_UNDELIVERED_PAUSE_S: Final = 2.0
 _MOVED: Final = "withdrawn"
 
 
@@ -229,7 +227,7 @@ def take_back(step: Step, wire_id: str) -> None:
 
 
 def not_delivered(step: Step, failures: Sequence[Undelivered]) -> None:
-    """Put tasks back that could not be handed over; they are tried again a little later, under the same name."""
+    """Put tasks back that could not be handed over; they are sent under the same name when somebody can be reached."""
     for failure in failures:
         found = step.connection.execute(
             "DELETE FROM runs WHERE wire_id = ? AND ended_at IS NULL RETURNING seq, worker, reserved_usd, budget_day",
@@ -240,13 +238,10 @@ def not_delivered(step: Step, failures: Sequence[Undelivered]) -> None:
         seq, worker, reserved, budget_day = found
         _forget_run(step, worker, reserved, budget_day)
         row = get(step.connection, seq)
-        pause = _UNDELIVERED_PAUSE_S * (0.5 + random.random())
         step.connection.execute(
-            "UPDATE tasks SET state = 'scheduled', next_at = ?, tries = tries - 1, wire_id = NULL, sent_at = NULL,"
-            " error_kind = 'undelivered', error_message = ? WHERE seq = ?",
-            (step.now + pause, failure.reason, seq),
+            "UPDATE tasks SET state = 'ready', tries = tries - 1, wire_id = NULL, sent_at = NULL WHERE seq = ?", (seq,)
         )
-        step.set_state(seq, row.lane, row.state, TaskState.SCHEDULED)
+        step.set_state(seq, row.lane, row.state, TaskState.READY)
         data = {"wire_id": failure.dispatch.wire_id, "reason": failure.reason}
         step.happened("task_undelivered", data, task_id=row.task_id, worker=worker, goal_id=row.goal_id)
         if row.cancel_at is not None:
