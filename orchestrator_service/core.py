@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 class Core:
     """Ledger, fleet and events, kept in step. Whoever carries out what a change entails is plugged in from outside."""
 
-    def __init__(self, database: Database, book: Book, fleet: Fleet) -> None:
+    def __init__(self, database: Database, book: Book, fleet: Fleet, clock: Callable[[], float] = time.time) -> None:
+        """Use what is open; `clock` gives seconds since 1970."""
+        self.clock = clock
         self.database = database
         self.book = book
         self.fleet = fleet
@@ -91,7 +93,7 @@ class Core:
         """
 
         def run(connection: sqlite3.Connection) -> tuple[T, R, Effects]:
-            step = Step(connection, time.time(), self.fleet.view, self.book)
+            step = Step(connection, self.clock(), self.fleet.view, self.book)
             self.book.refresh(connection, step.now)
             value = change(step)
             if self.book.lanes.total() > 0:
@@ -99,9 +101,15 @@ class Core:
             step.effects.wake_at = next_moment(step)
             return value, look(connection, value), step.effects
 
-        value, seen, effects = await self.database.write(run)
-        self._after(effects)
+        durable = self.database.begin_write(run)
+        durable.add_done_callback(self._durable)
+        # Whoever asked may be gone by the time that it is durable; what it entails is carried out all the same.
+        value, seen, _ = await asyncio.shield(durable)
         return value, seen
+
+    def _durable(self, change: asyncio.Future[tuple[Any, Any, Effects]]) -> None:
+        if not change.cancelled() and change.exception() is None:
+            self._after(change.result()[2])
 
     def _after(self, effects: Effects) -> None:
         for dispatch in effects.dispatches:
@@ -165,7 +173,7 @@ class Core:
         self._timer_at = at if at is not None else float("inf")
         if at is not None and not self._closing:
             # A day at most: the machine's clock may be set meanwhile.
-            delay = min(max(0.0, at - time.time()), 86_400.0)
+            delay = min(max(0.0, at - self.clock()), 86_400.0)
             self._timer = asyncio.get_running_loop().call_later(delay, self._due)
 
     def _due(self) -> None:

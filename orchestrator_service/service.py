@@ -44,7 +44,15 @@ _RESULTS_POSITION: Final = "redis:results"
 class Service:
     """A running orchestrator. Made by `open_service`."""
 
-    def __init__(self, settings: OrchestratorSettings, database: Database) -> None:
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Wire the parts; `clock` gives seconds since 1970, `monotonic` seconds that only grow."""
         self.settings = settings
         self.database = database
         self.http_port: int | None = None
@@ -54,8 +62,9 @@ class Service:
             settings.workers,
             silent_after_s=settings.silent_after_s,
             max_in_flight=settings.max_in_flight,
+            clock=monotonic,
         )
-        self.core = Core(database, self.book, self.fleet)
+        self.core = Core(database, self.book, self.fleet, clock)
         self.clerk = Clerk(self.core)
         self.transports: dict[str, Transport] = {}
         self.dispatcher = Dispatcher(self.core, self.transports)

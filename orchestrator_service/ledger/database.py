@@ -69,9 +69,13 @@ class Database:
         Raises:
             LedgerUnavailable: the file cannot be written (a full disk, say); nothing was changed.
         """
+        return await self.begin_write(change)
+
+    def begin_write(self, change: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Do the same for who does not wait for it here: the future gets what `write` returns or raises."""
         answer: asyncio.Future[T] = self._loop.create_future()
         self._orders.put((change, answer))
-        return await answer
+        return answer
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run `question` in a reading thread, on what is committed.
