@@ -39,7 +39,7 @@ def settle(step: Step, heard: HeardResult) -> None:
     row = get(step.connection, seq)
     cost = _cost(result, reserved)
     started = result.started_at.timestamp() if result.started_at is not None else started_at
-    _close_run(step, result, started, cost)
+    _close_run(step, heard, started, cost)
     step.book.in_flight[worker] -= 1
     if budget_day == step.book.day:
         step.book.reserved[worker] -= reserved or 0.0
@@ -65,10 +65,11 @@ def _cost(result: Result, reserved: float | None) -> float | None:
     return None
 
 
-def _close_run(step: Step, result: Result, started: float | None, cost: float | None) -> None:
+def _close_run(step: Step, heard: HeardResult, started: float | None, cost: float | None) -> None:
+    result = heard.result
     step.connection.execute(
         "UPDATE runs SET ended_at = ?, started_at = ?, status = ?, session_id = ?, attempts = ?, cost_usd = ?,"
-        " error_kind = ?, error_message = ? WHERE wire_id = ?",
+        " error_kind = ?, error_message = ?, event_position = ? WHERE wire_id = ?",
         (
             step.now,
             started,
@@ -78,6 +79,7 @@ def _close_run(step: Step, result: Result, started: float | None, cost: float | 
             cost,
             None if result.error is None else result.error.kind,
             None if result.error is None else result.error.message,
+            heard.event_position,
             result.task_id,
         ),
     )
@@ -159,7 +161,7 @@ def _adopt(step: Step, heard: HeardResult) -> None:
         "INSERT INTO runs (wire_id, seq, number, worker, transport, sent_at, budget_day) VALUES (?, ?, 1, ?, ?, ?, ?)",
         (result.task_id, cursor.lastrowid, result.worker, heard.transport, queued, day),
     )
-    _close_run(step, result, started, result.cost_usd)
+    _close_run(step, heard, started, result.cost_usd)
     step.connection.execute("UPDATE runs SET ended_at = ? WHERE wire_id = ?", (ended, result.task_id))
     if day == step.book.day:
         step.book.spent[result.worker] += result.cost_usd or 0.0
