@@ -452,6 +452,28 @@ async def test_without_inotify_it_is_looked_every_second_and_said_so(
         await ears.result("2")
 
 
+async def test_a_file_system_whose_changes_are_not_told_is_looked_at_every_second(
+    shared: Path, layout: WorkerLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a network file system: there are watches, and nothing comes of what others write.
+    monkeypatch.setattr(watching.Watching, "report", lambda self, event: None)
+    async with listening(shared, rescan_s=0.05) as (files, ears):
+        beats = 0
+
+        def is_deaf() -> bool:
+            nonlocal beats
+            if len(ears.beats) >= beats:
+                beats += 1
+                write_heartbeat_file(layout, made_beat(queue_size=beats))
+            return "changes below" in files.findings()[0].text
+
+        await async_wait_until(is_deaf, what="it is noticed")
+        assert files.findings()[0].well
+        monkeypatch.undo()
+        write_heartbeat_file(layout, made_beat())
+        await async_wait_until(lambda: "is watched" in files.findings()[0].text, what="the kernel is believed again")
+
+
 async def test_a_directory_that_cannot_be_used_is_told_of(shared: Path) -> None:
     (shared / "heartbeats").write_text("in the way")
     async with listening(shared) as (files, _):
