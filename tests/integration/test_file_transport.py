@@ -407,6 +407,19 @@ async def test_a_worker_whose_directory_appears_later_is_heard_of(shared: Path) 
         await async_wait_until(lambda: ("file", "late", "2") in ears.started, what="the journal is told")
 
 
+async def test_what_lies_among_the_journals_and_is_no_directory_disturbs_nothing(
+    shared: Path, layout: WorkerLayout, tmp_path: Path
+) -> None:
+    put(shared / "events" / "notes.txt", b"")
+    (shared / "events" / "nowhere").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere").mkdir()
+    (shared / "events" / "marie").symlink_to(tmp_path / "elsewhere")
+    async with listening(shared) as (files, ears):
+        assert "is watched" in files.findings()[0].text
+        layout.event_journal("1").touch()
+        await async_wait_until(lambda: ears.started == [("file", "marie", "1")], what="the start is told")
+
+
 async def test_an_overflow_of_the_kernels_queue_is_made_up_for(shared: Path, layout: WorkerLayout) -> None:
     class Overflow:
         mask = Mask.Q_OVERFLOW
