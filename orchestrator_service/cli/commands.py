@@ -161,11 +161,14 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
     json: AsJson = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
 ) -> int:
     """Show a worker's log, or what the agent of one task does."""
     from orchestrator_service.cli import logs as command
 
-    return command.logs(worker, task_id=task, follow=follow, lines=lines, as_json=json, shared_dir=shared_dir)
+    return command.logs(
+        worker, task_id=task, follow=follow, lines=lines, as_json=json, shared_dir=shared_dir, redis=redis
+    )
 
 
 @app.command()

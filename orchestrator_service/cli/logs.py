@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 
 from agent_bus.messages import Event, is_task_id
 from orchestrator_service.changes import open_changes
+from orchestrator_service.cli.channels import Channels, find_channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_shared_dir, find_worker
 from orchestrator_service.cli.tasks import find_result, find_task
@@ -30,9 +32,18 @@ _COLOURS: Final = {"warning": "33", "error": "31", "critical": "31;1"}
 
 
 def logs(
-    worker: str | None, *, task_id: str | None, follow: bool, lines: int, as_json: bool, shared_dir: Path | None
+    worker: str | None,
+    *,
+    task_id: str | None,
+    follow: bool,
+    lines: int,
+    as_json: bool,
+    shared_dir: Path | None,
+    redis: str | None = None,
 ) -> int:
     """Print the last lines and, with `follow`, go on until Ctrl-C (for a task: until it has its result)."""
+    if task_id is not None and _by_redis(find_channels(shared_dir, redis), task_id, worker, follow, lines, as_json):
+        return 0
     shared = find_shared_dir(shared_dir)
     if task_id is not None:
         path = _find_journal(shared, task_id, worker)
@@ -49,6 +60,28 @@ def logs(
     if follow:
         anyio.run(_follow, path, position, show, done)
     return 0
+
+
+def _by_redis(channels: Channels, task_id: str, worker: str | None, follow: bool, lines: int, as_json: bool) -> bool:
+    """Show the events of a task in Redis; False where files tell of it, or nothing does and there are files."""
+    if not is_task_id(task_id) or not channels.has_redis:
+        return False
+    if (shared := channels.shared) is not None:
+        journals = shared.glob(f"events/*/{task_id}.jsonl")
+        if any(journals) or find_task(shared, task_id) is not None or find_result(shared, task_id) is not None:
+            return False
+    from orchestrator_service.cli.redis_logs import has_ended_in_redis, logs_from_redis
+
+    show: Callable[[str], str] = (lambda line: line) if as_json else _event_line
+    kept = None if shared is None else shared / "orchestrator" / "events" / f"{task_id}.jsonl"
+    if kept is not None and kept.exists():
+        # The orchestrator listens, and has written down what came before this moment as well.
+        position = _print_last(kept, lines, show)
+        if follow:
+            with channels.redis() as client:
+                anyio.run(_follow, kept, position, show, partial(has_ended_in_redis, client, task_id))
+        return True
+    return logs_from_redis(channels, task_id, worker, follow=follow, show=show)
 
 
 def _find_journal(shared: Path, task_id: str, worker: str | None) -> Path:
