@@ -100,7 +100,7 @@ class GoalAgent:
         elif isinstance(message, SystemMessage) and message.subtype == "api_retry":
             self._take_retry(message.data)
         elif isinstance(message, ResultMessage):
-            turn.cost_usd = message.total_cost_usd or turn.cost_usd
+            turn.cost_usd = message.total_cost_usd
             if message.is_error:
                 turn.error = message.result or "; ".join(message.errors or []) or message.subtype
                 turn.busy = message.api_error_status in _BUSY

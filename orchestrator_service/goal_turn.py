@@ -21,8 +21,8 @@ class Turn:
     error: str = ""
     busy: bool = False
     """Whether the error is one that goes away: a limit, or an API that is overloaded."""
-    cost_usd: float = 0.0
-    """Of all turns of this process so far."""
+    cost_usd: float | None = None
+    """Of all turns of this process so far, and of what it carried over; None if it was not told."""
     said: list[str] = field(default_factory=list)
 
 

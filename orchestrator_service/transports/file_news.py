@@ -27,7 +27,7 @@ from agent_bus.layout import ORCHESTRATOR, TRIGGER_SUFFIX, WorkerLayout, is_work
 from agent_bus.messages import Heartbeat, is_task_id
 from orchestrator_service.transports.base import Ears, HeardResult
 from orchestrator_service.transports.file_tasks import answer_of_letter
-from orchestrator_service.transports.journals import Journals
+from orchestrator_service.transports.journals import Journals, journal_size
 from orchestrator_service.transports.result_files import BrokenResult, read_result_file
 from orchestrator_service.transports.slices import SLICE_S, Slices
 from orchestrator_service.transports.watching import Watching
@@ -264,7 +264,8 @@ class FileNews:
         if result is None:
             return False
         on_stored = None if notice is None else partial(_remove, notice)
-        self._ears.hear_result(HeardResult(result=result, transport=FILE, on_stored=on_stored))
+        position = journal_size(WorkerLayout.under(self._shared, worker).event_journal(wire_id))
+        self._ears.hear_result(HeardResult(result=result, transport=FILE, event_position=position, on_stored=on_stored))
         return True
 
     # -- heartbeats

@@ -11,7 +11,7 @@ from typing import Final
 from agent_bus.events import EventJournal
 from agent_bus.messages import Event
 from orchestrator_service.transports.base import JournalLine
-from orchestrator_service.transports.journals import Journals, read_journal
+from orchestrator_service.transports.journals import Journals, journal_size, read_journal
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,10 @@ class RedisJournals:
     def read(self, wire_id: str, after: int) -> list[JournalLine]:
         """Return the lines behind byte `after` that are there now."""
         return read_journal(self._directory / f"{wire_id}.jsonl", after)
+
+    def size(self, wire_id: str) -> int:
+        """Return how many bytes are written down of a run."""
+        return journal_size(self._directory / f"{wire_id}.jsonl")
 
     def follow(self, wire_id: str, after: int) -> AsyncIterator[JournalLine]:
         """Yield the lines behind byte `after`, then live."""

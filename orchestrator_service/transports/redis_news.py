@@ -230,7 +230,8 @@ class RedisNews:
             return
         self._tasks.forget(result.worker, result.task_id)
         self._journals.end(result.task_id)
-        self._ears.hear_result(HeardResult(result=result, transport=REDIS, position=position))
+        size = self._journals.size(result.task_id)
+        self._ears.hear_result(HeardResult(result=result, transport=REDIS, position=position, event_position=size))
 
     def _tell_broken(self, body: bytes, error: ValidationError) -> None:
         where = f"The entry {self._position} of {RESULTS} in Redis"

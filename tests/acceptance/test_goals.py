@@ -302,6 +302,51 @@ async def test_a_goal_goes_on_in_the_same_conversation_when_there_are_goals_agai
     assert "here it is" in answers(last)[0]
 
 
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+async def test_the_cost_of_an_agent_is_counted_once_over_all_its_processes(
+    api: MessagesApi, scene: Open, how: str
+) -> None:
+    each = reply("So far.", input_tokens=100_000, output_tokens=0)
+    api.when("count me", use("submit_task", {"description": "slow"}), each)
+    api.when("have not ended: t1", hang())
+    async with scene() as stage:
+        stage.desk.answer = lambda _: None
+        created = await stage.goals.create(GoalOrder(goal="count me", max_budget_usd=8), ME)
+        await api.request_came(lambda seen: "have not ended" in seen.prompt, 30)
+        first = (await stage.goals.get(created.goal_id)).agent_cost_usd or 0
+        api.when("You were interrupted", each)
+        if how == "killed":
+            for process in _agents(created.session_id or ""):
+                os.kill(int(process.name), 9)
+            await until(lambda: len(stage.told("goal_started")) == 2, 30)
+            await stage.desk.end("t1", TaskState.COMPLETED)
+            record = await stage.ended(created.goal_id)
+    if how == "stopped":
+        async with scene() as stage:
+            await stage.desk.adopt("t1", created.goal_id)
+            await stage.desk.end("t1", TaskState.COMPLETED)
+            await stage.goals.take_up()
+            record = await stage.ended(created.goal_id)
+    assert record.state is GoalState.COMPLETED
+    assert first > 0 and record.agent_cost_usd == pytest.approx(2 * first, rel=0.01)
+
+
+async def test_an_agent_that_goes_on_may_not_spend_its_budget_again(api: MessagesApi, scene: Open) -> None:
+    dear = tool_use("mcp__team__list_workers", {}, input_tokens=100_000, output_tokens=0)
+    api.when("count me", dear, hang())
+    async with scene() as stage:
+        created = await stage.goals.create(GoalOrder(goal="count me", max_budget_usd=2.4), ME)
+        await api.request_came(lambda seen: answers(seen) != [], 30)
+    async with scene() as stage:
+        first = (await stage.goals.get(created.goal_id)).agent_cost_usd or 0
+        assert 0.3 < first < 0.6
+        api.when("You were interrupted", dear)
+        await stage.goals.take_up()
+        record = await stage.ended(created.goal_id)
+    assert record.error is not None and record.error.kind == "max_budget"
+    assert record.agent_cost_usd == pytest.approx(2 * first, rel=0.01)
+
+
 async def test_an_agent_that_dies_is_started_again_and_not_for_ever(api: MessagesApi, scene: Open) -> None:
     api.when(lambda seen: True, hang())
     async with scene() as stage:
