@@ -134,7 +134,9 @@ class Scene:
 
     async def quiet(self) -> None:
         """Wait until nothing goes on in the background."""
-        await async_wait_until(lambda: not self.core._tasks, what="a quiet core")
+        await async_wait_until(
+            lambda: all(task.get_name() == "reach worker" for task in self.core._tasks), what="a quiet core"
+        )
 
     async def beat(self, worker: str, **fields: Any) -> None:
         """Have a worker give a sign of life."""
@@ -145,7 +147,7 @@ class Scene:
     async def wait(self, seconds: float) -> None:
         """Let time go by, and do what comes due."""
         self.clock.lead += seconds
-        self.service.clerk.look_at_fleet()
+        self.core.look_at_fleet()
         await self.service._advance()
         await self.quiet()
 

@@ -14,6 +14,7 @@ from orchestrator_service.orders import RetryPolicy
 from orchestrator_service.scheduling.pruning import prune
 from orchestrator_service.transports.base import HeardResult
 from tests.integration.core_harness import ME, Scene, open_scene, team
+from tests.waiting import async_wait_until
 
 POLICY = RetryPolicy(max_retries=2, initial_seconds=10, factor=3, longest_seconds=25, jitter=0)
 
@@ -298,16 +299,20 @@ async def test_one_result_that_the_ledger_cannot_hold_keeps_no_other_one_out(sce
     assert await scene.state("a") == "completed"
 
 
-async def test_what_cannot_be_handed_over_is_tried_again_under_its_name(scene: Scene) -> None:
+async def test_what_cannot_be_handed_over_is_tried_again_under_its_name(
+    scene: Scene,
+) -> None:
     scene.transport.refuse = "there is no room"
     await scene.submit(task_id="t")
     task = await scene.desk.task("t")
-    assert (task.state, task.tries, task.runs) == ("scheduled", 0, [])
-    assert (await scene.reason("t"))[1].endswith("the last time: there is no room")
+    assert (task.state, task.tries, task.runs) == ("ready", 0, [])
+    assert await scene.reason("t") == ("worker_down", "marie cannot be reached now: there is no room.")
+    await scene.submit(task_id="cancelled")
+    await scene.desk.cancel("cancelled", ME)
     scene.transport.refuse = None
-    await scene.wait(4)
-    assert [dispatch.wire_id for dispatch in scene.transport.sent] == ["t"]
+    await async_wait_until(lambda: scene.transport.sent, what="the next attempt")
     await scene.finish("t")
+    assert [dispatch.wire_id for dispatch in scene.transport.sent] == ["t"]
     assert await scene.events("t") == [
         "task_submitted",
         "task_sent",
