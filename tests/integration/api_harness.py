@@ -263,7 +263,7 @@ async def explore(served: Served, directory: Path, *, without: str, seed: int) -
     done = await anyio.run_process(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json"),
-            *(f"--checks={checks}", "--phases=fuzzing", "--max-examples=8", f"--seed={seed}", "--no-color"),
+            *(f"--checks={checks}", "--phases=fuzzing", "--max-examples=6", f"--seed={seed}", "--no-color"),
             *(f"--exclude-path-regex={without}", "--request-timeout=10", "--generation-database=none"),
         ],
         check=False,
