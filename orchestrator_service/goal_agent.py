@@ -129,6 +129,7 @@ async def open_agent(
     *,
     environment: dict[str, str],
     directory: Path,
+    session_id: str,
     tools: TeamTools,
     audience: Audience,
 ) -> AsyncIterator[GoalAgent]:
@@ -137,7 +138,7 @@ async def open_agent(
     Raises:
         AgentGone: it could not be started.
     """
-    process = GoalProcess(command, environment=environment, directory=directory)
+    process = GoalProcess(command, environment=environment, directory=directory, session_id=session_id)
     server = make_server(lambda _: tools, TEAM_SERVER)
     # Prompts are text: `verbatim_prompts` keeps `/words` and `@paths` in them from being acted on.
     options = ClaudeAgentOptions(

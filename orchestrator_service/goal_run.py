@@ -168,6 +168,7 @@ class GoalRun:
                 command,
                 environment=claude.environment,
                 directory=self._room.directory,
+                session_id=row.session_id,
                 tools=TeamTools(self._desk, self._asker),
                 audience=Audience(on_text=self._on_text, on_tool=self._on_tool, on_wait=self._on_wait),
             ) as agent:
