@@ -62,7 +62,8 @@ def _plan_once(step: Step) -> bool:
         open_to = [member for member in step.fleet.candidates(lane) if _has_room(step, member)]
         if not open_to:
             continue
-        if session is not None and (home := _home(step, session)) is not None and home != _only_worker(lane):
+        # Who names a worker means that one, wherever the conversation is.
+        if session is not None and _only_worker(lane) is None and (home := _home(step, session)) is not None:
             _move_to(step, seq, lane, home)
             moved = True
             _push(heads, others)

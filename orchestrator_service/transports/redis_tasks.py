@@ -37,6 +37,8 @@ class RedisTasks:
         """Worker → the last entry of its stream that was looked at."""
         self._doubtful: dict[str, Dispatch] = {}
         """Handed over when the connection was lost: whether they arrived is not known."""
+        self._begun: dict[str, str] = {}
+        """Wire id → the worker that had taken one of those before it could be taken back."""
 
     # -- out
 
@@ -48,7 +50,9 @@ class RedisTasks:
         except QueueUnavailable as error:
             return [Undelivered(dispatch=dispatch, reason=f"{error}.") for dispatch in dispatches]
         undelivered: list[Undelivered] = []
-        for batch in _batches(dispatches):
+        # What another worker has begun is on its way already; its result counts wherever it comes from.
+        wanted = [one for one in dispatches if self._begun.get(one.wire_id, one.worker) == one.worker]
+        for batch in _batches(wanted):
             undelivered += await self._send_batch(batch)
         return undelivered
 
@@ -94,7 +98,10 @@ class RedisTasks:
     async def settle_doubts(self) -> None:
         """Take back what arrived although it was told as not delivered."""
         for dispatch in list(self._doubtful.values()):
-            await self.withdraw(dispatch.worker, dispatch.wire_id)
+            if not await self.withdraw(dispatch.worker, dispatch.wire_id):
+                place = await self.locate(dispatch.worker, dispatch.wire_id)
+                if place is not Place.GONE:
+                    self._begun[dispatch.wire_id] = dispatch.worker
             self._doubtful.pop(dispatch.wire_id, None)
 
     async def withdraw(self, worker: str, task_id: str) -> bool:
@@ -170,6 +177,7 @@ class RedisTasks:
         """Drop what is known of a task that has ended."""
         self._entries.get(worker, {}).pop(task_id, None)
         self._doubtful.pop(task_id, None)
+        self._begun.pop(task_id, None)
 
     async def _place_of(self, worker: str, entries: list[str]) -> Place:
         keys = WorkerKeys(worker)

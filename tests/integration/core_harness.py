@@ -81,7 +81,8 @@ class FakeTransport:
         """Add a line to a journal."""
         lines = self.journals.setdefault(wire_id, [])
         line = json.dumps({"event": "text", "data": {"text": text}}).encode()
-        lines.append(JournalLine((lines[-1].position if lines else 0) + len(line) + 1, line))
+        position = (lines[-1].position if lines else 0) + len(line) + 1
+        lines.append(JournalLine(position=position, line=line))
         self._more.set()
         self._more = asyncio.Event()
 

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from agent_bus.heartbeats import write_heartbeat
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import TaskStatus, encode_result, utc_now
 from agent_bus.pipes import make_pipe, open_for_reading
-from orchestrator_service.transports import watching
+from orchestrator_service.transports import file_news, watching
 from orchestrator_service.transports.base import Place
 from orchestrator_service.transports.files import FileTransport
 from tests.integration.harness import ObedientAgent, quick_settings
@@ -259,11 +260,15 @@ async def test_all_that_is_there_is_told_before_the_block_begins(shared: Path, l
         assert os.listdir(layout.orchestrator_triggers) == []
 
 
-async def test_the_loop_is_free_while_many_notices_are_looked_at(shared: Path, layout: WorkerLayout) -> None:
-    for number in range(2000):
+async def test_the_loop_is_free_while_many_notices_are_looked_at(
+    shared: Path, layout: WorkerLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(500):
         put_result(layout, str(number))
         notify(layout, str(number))
-    heard_by_turn: list[int] = []
+    # Every slice is over with its first notice.
+    monkeypatch.setattr(file_news, "SLICE_S", 0.0)
+    heard_by_turn = [0]
     ears = KeepingEars()
     files = transport(shared)
 
@@ -275,7 +280,8 @@ async def test_the_loop_is_free_while_many_notices_are_looked_at(shared: Path, l
     counting = asyncio.create_task(count())
     async with files.open(ears):
         counting.cancel()
-    assert len({heard for heard in heard_by_turn if 0 < heard < 2000}) > 3
+    assert len(ears.results) == 500
+    assert max(after - before for before, after in pairwise(heard_by_turn)) <= 2
 
 
 async def test_a_result_that_nobody_sent_is_told_all_the_same(shared: Path, layout: WorkerLayout) -> None:
@@ -407,6 +413,19 @@ async def test_a_worker_whose_directory_appears_later_is_heard_of(shared: Path) 
         await async_wait_until(lambda: ("file", "late", "2") in ears.started, what="the journal is told")
 
 
+async def test_what_lies_among_the_journals_and_is_no_directory_disturbs_nothing(
+    shared: Path, layout: WorkerLayout, tmp_path: Path
+) -> None:
+    put(shared / "events" / "notes.txt", b"")
+    (shared / "events" / "nowhere").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere").mkdir()
+    (shared / "events" / "marie").symlink_to(tmp_path / "elsewhere")
+    async with listening(shared) as (files, ears):
+        assert "is watched" in files.findings()[0].text
+        layout.event_journal("1").touch()
+        await async_wait_until(lambda: ears.started == [("file", "marie", "1")], what="the start is told")
+
+
 async def test_an_overflow_of_the_kernels_queue_is_made_up_for(shared: Path, layout: WorkerLayout) -> None:
     class Overflow:
         mask = Mask.Q_OVERFLOW
@@ -450,6 +469,28 @@ async def test_without_inotify_it_is_looked_every_second_and_said_so(
         put_result(layout, "2")
         notify(layout, "2")
         await ears.result("2")
+
+
+async def test_a_file_system_whose_changes_are_not_told_is_looked_at_every_second(
+    shared: Path, layout: WorkerLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a network file system: there are watches, and nothing comes of what others write.
+    monkeypatch.setattr(watching.Watching, "report", lambda self, event: None)
+    async with listening(shared, rescan_s=0.05) as (files, ears):
+        beats = 0
+
+        def is_deaf() -> bool:
+            nonlocal beats
+            if len(ears.beats) >= beats:
+                beats += 1
+                write_heartbeat_file(layout, made_beat(queue_size=beats))
+            return "changes below" in files.findings()[0].text
+
+        await async_wait_until(is_deaf, what="it is noticed")
+        assert files.findings()[0].well
+        monkeypatch.undo()
+        write_heartbeat_file(layout, made_beat())
+        await async_wait_until(lambda: "is watched" in files.findings()[0].text, what="the kernel is believed again")
 
 
 async def test_a_directory_that_cannot_be_used_is_told_of(shared: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,31 @@ async def test_what_arrived_although_the_answer_was_lost_is_taken_back(server: R
         tasks._add = add  # type: ignore[method-assign]
         assert await redis.send([dispatch("2")]) == []
         assert [fields["task_id"] for fields in entries(server)] == ["2"]
+
+
+async def test_what_a_worker_has_begun_in_the_meantime_is_not_run_by_another_one(
+    server: RedisServer, tmp_path: Path
+) -> None:
+    async with listening(server, tmp_path) as (redis, ears), replica(server) as one:
+        tasks = redis._tasks
+        add = tasks._add
+
+        async def lose_the_answer(batch: Any) -> list[Any]:
+            await add(batch)
+            raise ConnectionResetError("the connection was lost")
+
+        tasks._add = lose_the_answer  # type: ignore[method-assign]
+        assert len(await redis.send([dispatch("1")])) == 1
+        tasks._add = add  # type: ignore[method-assign]
+        claim = await one.next()
+        assert await redis.send([replace(dispatch("1"), worker="anga")]) == []
+        assert await redis.locate("anga", "1") is Place.GONE
+        await one.queue.complete(claim, answer(claim))
+        await ears.result("1")
+        # Its name is free for whatever comes then.
+        assert await redis.send([replace(dispatch("1"), worker="anga")]) == []
+        with server.client() as client:
+            assert client.xlen(WorkerKeys("anga").tasks) == 1
 
 
 def entries(server: RedisServer) -> list[dict[str, Any]]:
