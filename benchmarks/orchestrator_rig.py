@@ -25,6 +25,8 @@ from benchmarks.rig import DISK, ROOT, WORKER, BenchWorker, Rig, free_port, open
 API = "/api/v1"
 ANSWER_S = 120.0
 """No answer takes longer than this; one that does ends the bench."""
+_KEPT_S = 2.0
+"""The server closes a connection that was not used for five seconds."""
 
 
 def request(method: str, path: str, body: Any = None) -> bytes:
@@ -50,8 +52,14 @@ class Line:
     """A connection to the API that is kept, without the milliseconds that an HTTP library takes."""
 
     def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._port = port
+        self._socket = self._connect()
+        self._used = time.monotonic()
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=ANSWER_S)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
 
     def __enter__(self) -> Line:
         return self
@@ -61,6 +69,9 @@ class Line:
 
     def send(self, message: bytes) -> None:
         """Send a request; its answer must be fetched before the next one."""
+        if time.monotonic() - self._used > _KEPT_S:
+            self._socket.close()
+            self._socket = self._connect()
         self._socket.sendall(message)
 
     def answer(self) -> bytes:
@@ -71,6 +82,7 @@ class Line:
         whole = end + 4 + length_of(bytes(received[:end]))
         while len(received) < whole:
             received += self._receive()
+        self._used = time.monotonic()
         return bytes(received[end + 4 : whole])
 
     def _receive(self) -> bytes:

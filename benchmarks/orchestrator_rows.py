@@ -122,5 +122,10 @@ def _streams(scale: Scale) -> list[Row]:
             f"p95 {seen.slowest_p95_ms:.1f} ms beside {seen.typical_p95_ms:.1f} ms",
             seen.slowest_p95_ms - seen.alone_p95_ms <= 200,
         ),
-        Row("… what they cost", "", f"{seen.more_mb:.1f} MB more, {100 * seen.cpu:.0f} % of a processor", None),
+        Row(
+            f"… what they cost, at {seen.rate:.0f} tasks/s",
+            "",
+            f"{seen.more_mb:.1f} MB more, {100 * seen.cpu:.0f} % of a processor",
+            None,
+        ),
     ]
