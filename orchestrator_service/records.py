@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -324,7 +324,7 @@ class Invariant(BaseModel):
     checked_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class StreamEvent:
     """One event of a stream, ready to be sent."""
 
@@ -333,3 +333,5 @@ class StreamEvent:
     event: str
     data: bytes
     """A JSON object: `event`, `timestamp`, `task_id`, `worker`, `goal_id`, `data`."""
+    framed: bytes | None = field(default=None, repr=False, compare=False)
+    """The event as it goes over the line, once somebody has needed it: the same for all who listen."""
