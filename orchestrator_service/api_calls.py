@@ -59,6 +59,11 @@ class ApiRefused(ApiError):
         self.status, self.detail, self.problems = status, detail, tuple(problems)
         super().__init__(detail)
 
+    @property
+    def passes(self) -> bool:
+        """Whether the same question may be answered later: it is busy, stopping, or lacks something just now."""
+        return self.status in (429, 503)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ApiPlace:

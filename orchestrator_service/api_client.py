@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import anyio
 import httpx
 
-from orchestrator_service.api_calls import PREFIX, ApiAway, ApiPlace, Call, away, refuse, understand
+from orchestrator_service.api_calls import PREFIX, ApiAway, ApiPlace, ApiRefused, Call, away, refuse, understand
 from orchestrator_service.records import StreamEvent
 
 T = TypeVar("T")
@@ -109,6 +109,10 @@ class ApiClient:
                 if not answered:
                     raise
                 on_lost(error)
+            except ApiRefused as refusal:
+                if not answered or not refusal.passes:
+                    raise
+                on_lost(ApiAway(str(refusal)))
             await anyio.sleep(random.uniform(pause_s / 2, pause_s))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -122,6 +126,9 @@ class ApiClient:
                 "GET", PREFIX + path, params=list(query), headers=headers, timeout=timeout
             ) as answer:
                 kind = answer.headers.get("Content-Type", "")
+                if answer.status_code == httpx.codes.NO_CONTENT:
+                    on_open()
+                    return
                 if answer.status_code != httpx.codes.OK or "text/event-stream" not in kind:
                     refuse(self.place, answer.status_code, kind, await answer.aread())
                 on_open()
@@ -144,6 +151,8 @@ async def _events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[StreamEvent]:
             field, _, value = line.removesuffix(b"\r").partition(b":")
             value = value.removeprefix(b" ")
             if not field and not value:
+                if data and name == "problem":
+                    raise httpx.StreamError("the orchestrator has broken it off")
                 if data:
                     yield StreamEvent(id=position, event=name, data=b"\n".join(data))
                 position, name, data = "", "message", []

@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 from orchestrator_service.cli.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator_service.cli.terminal import give_up_stdout
+from orchestrator_service.cli.terminal import give_up_stdout, harmless
 
 _COMPLETING: Final = "_CODEHORNETS_COMPLETE"
 """Set by a shell that asks what a half-written command line may become."""
@@ -85,5 +85,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"codehornets: {sentence}", file=sys.stderr)
+    print(f"codehornets: {harmless(sentence)}", file=sys.stderr)
     return EXIT_USER_ERROR
