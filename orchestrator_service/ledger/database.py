@@ -46,8 +46,9 @@ class Database:
         self.path = path
         self.trouble: str | None = None
         """Why it cannot be used now; None while it can."""
-        self.on_rollback: Callable[[], None] = lambda: None
-        """Called in the writing thread after changes were taken back, so that what mirrors them is read anew."""
+        self.on_rollback: Callable[[bool], None] = lambda whole: None
+        """Called in the writing thread when changes were taken back, so that what mirrors them is read anew: True for
+        the whole transaction, False for the last change alone."""
         self._loop = loop
         self._orders: queue.SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]] | None] = (
             queue.SimpleQueue()
@@ -79,6 +80,11 @@ class Database:
             LedgerUnavailable: the file cannot be read.
         """
         return await self._loop.run_in_executor(self._readers, self._read, question)
+
+    @property
+    def writes(self) -> bool:
+        """Whether the writing thread lives."""
+        return self._writer.is_alive()
 
     # -- in the threads
 
@@ -152,7 +158,7 @@ class Database:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            self.on_rollback()
+            self.on_rollback(True)
             trouble = f"the ledger {self.path} cannot be written: {error}"
             if self.trouble is None:
                 log.error("%s", trouble, extra={"action": "ledger_unwritable"})
@@ -175,7 +181,7 @@ class Database:
         except BaseException as error:
             connection.execute("ROLLBACK TO one")
             connection.execute("RELEASE one")
-            self.on_rollback()
+            self.on_rollback(False)
             return answer, None, error
         connection.execute("RELEASE one")
         return answer, value, None

@@ -117,6 +117,9 @@ class Transport(Protocol):
     async def tell(self, worker: str, command: Command) -> bool:
         """Send a control command; False when nobody there listens."""
 
+    async def journal(self, worker: str, wire_id: str, after: int) -> list[JournalLine]:
+        """Return what the agent did behind byte `after`, as far as it is written by now."""
+
     def follow(self, worker: str, wire_id: str, after: int) -> AsyncIterator[JournalLine]:
         """Yield what the agent did behind byte `after`, then what it does, live; ends only when it is closed."""
 

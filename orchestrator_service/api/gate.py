@@ -1,0 +1,104 @@
+"""What every request goes through: who sends it, how much and how often; and what is counted of it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from orchestrator_service.api.auth import Caller, Doorkeeper, need_role
+from orchestrator_service.api.limits import RateLimit, check_length, limited
+from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem, as_refusal
+from orchestrator_service.desk import Asker
+from orchestrator_service.errors import OrchestratorError
+from orchestrator_service.metrics import OrchestratorMetrics
+from orchestrator_service.settings import ApiSettings, Role
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS: Final = frozenset(("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"))
+"""Served without a token: they tell nothing of tasks."""
+MCP_PATH: Final = "/mcp"
+_METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+class Gate:
+    """The outermost application: nothing of it is entered by somebody who may not, and no error leaves it bare."""
+
+    def __init__(
+        self, app: ASGIApp, *, settings: ApiSettings, metrics: OrchestratorMetrics, mcp: ASGIApp | None
+    ) -> None:
+        self._app, self._mcp = app, mcp
+        self._doorkeeper = Doorkeeper(settings)
+        self._rate = RateLimit(settings.rate_limit, settings.rate_burst)
+        self._most_bytes = settings.max_request_bytes
+        self._requests, self._durations = metrics.http_requests, metrics.http_request_duration
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1000})
+            return
+        began = time.perf_counter()
+        status = 0
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        refusal: RequestRefused | None = None
+        try:
+            await self._let_in(scope, limited(receive, self._most_bytes), send_on)
+        except RequestRefused as error:
+            refusal = error
+        except OrchestratorError as error:
+            refusal = as_refusal(error, asked=scope["method"] == "GET")
+        except ClientDisconnect:
+            status = status or 499
+        except Exception:
+            log.exception(
+                "A request failed: %s %s", scope["method"], scope["path"][:200], extra={"action": "request_failed"}
+            )
+            refusal = RequestRefused(
+                ProblemKind.INTERNAL, "Something unforeseen went wrong; the orchestrator's log says what."
+            )
+        if refusal is not None and status == 0:
+            await answer_problem(refusal, scope["path"])(scope, receive, send_on)
+        self._count(scope, status, time.perf_counter() - began)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._doorkeeper.check_source(scope)
+        path: str = scope["path"]
+        for_mcp = self._mcp is not None and (path == MCP_PATH or path.startswith(f"{MCP_PATH}/"))
+        if path not in OPEN_PATHS:
+            caller = self._doorkeeper.admit(scope)
+            self._rate.take(caller.name)
+            _introduce(scope, caller)
+        check_length(scope, self._most_bytes)
+        if for_mcp and self._mcp is not None:
+            need_role(scope, Role.SUBMIT)
+            await self._mcp(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None)
+        if route is None:
+            # What nobody let in, or what leads nowhere: a path of its own for each would have no end.
+            route = MCP_PATH if status and scope["path"].startswith(MCP_PATH) and self._mcp is not None else "none"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self._requests.labels(method, route, str(status)).inc()
+        if not scope.get("codehornets.stream", False):
+            self._durations.labels(route).observe(seconds)
+
+
+def _introduce(scope: Scope, caller: Caller) -> None:
+    state = scope.setdefault("state", {})
+    state["caller"] = caller
+    state["asker"] = Asker(name=caller.name)

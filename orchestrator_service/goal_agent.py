@@ -1,0 +1,162 @@
+"""The orchestrator agent of one goal: a Claude session with the team's tools, in a process of its own.
+
+Importing this imports the SDK and the MCP library, which takes most of a second: `goal_run` waits for the first goal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+from claude_agent_sdk import (
+    AssistantMessage,
+    ClaudeAgentOptions,
+    ClaudeSDKClient,
+    ClaudeSDKError,
+    CLIConnectionError,
+    Message,
+    ResultMessage,
+    TextBlock,
+    ToolUseBlock,
+)
+
+from orchestrator_service.claude_code import TEAM_SERVER
+from orchestrator_service.goal_process import GoalProcess
+from orchestrator_service.goal_turn import AgentGone, Turn
+from orchestrator_service.mcp_server import make_server
+from orchestrator_service.team_tools import TeamTools
+
+_CONNECT_S: Final = 60.0
+_INTERRUPT_S: Final = 3.0
+_ERROR_KINDS: Final = {"error_max_budget_usd": "max_budget", "error_max_turns": "max_turns"}
+_BUSY: Final = frozenset((429, 500, 502, 503, 504, 529))
+
+
+class GoalAgent:
+    """A living agent. Made by `open_agent`."""
+
+    def __init__(
+        self,
+        client: ClaudeSDKClient,
+        process: GoalProcess,
+        on_text: Callable[[str], None],
+        on_tool: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        self._client = client
+        self._process = process
+        self._on_text = on_text
+        self._on_tool = on_tool
+
+    async def take_turn(self, prompt: str, turn: Turn) -> None:
+        """Say something to the agent, and take its answer into `turn`, up to its end.
+
+        Cancelled, it interrupts the agent in good order, so that its transcript is whole and its cost is known.
+
+        Raises:
+            AgentGone: the process ended before its answer did.
+        """
+        try:
+            await self._client.query(prompt)
+            if not await self._hear(turn):
+                raise self.gone()
+        except ClaudeSDKError as error:
+            raise self.gone(error) from error
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True), anyio.move_on_after(_INTERRUPT_S), suppress(Exception):
+                await self._client.interrupt()
+                await self._hear(turn)
+            raise
+
+    async def _hear(self, turn: Turn) -> bool:
+        async for message in self._client.receive_messages():
+            self._take(message, turn)
+            if isinstance(message, ResultMessage):
+                return True
+        return False
+
+    def _take(self, message: Message, turn: Turn) -> None:
+        if isinstance(message, AssistantMessage):
+            for block in message.content:
+                if isinstance(block, TextBlock) and block.text.strip():
+                    turn.said.append(block.text)
+                    turn.text = "\n\n".join(turn.said)
+                    self._on_text(block.text)
+                elif isinstance(block, ToolUseBlock):
+                    self._on_tool(block.name.removeprefix(f"mcp__{TEAM_SERVER}__"), block.input)
+        elif isinstance(message, ResultMessage):
+            turn.cost_usd = message.total_cost_usd or turn.cost_usd
+            if message.is_error:
+                turn.error = message.result or "; ".join(message.errors or []) or message.subtype
+                turn.busy = message.api_error_status in _BUSY
+                kind = "authentication_failed" if message.api_error_status in (401, 403) else "api_error"
+                turn.error_kind = _ERROR_KINDS.get(
+                    message.subtype, kind if message.api_error_status is not None else "execution_error"
+                )
+            else:
+                turn.text = message.result or ""
+
+    def gone(self, error: Exception | None = None) -> AgentGone:
+        """Say why the agent cannot be talked to any more."""
+        reason = self._process.last_words or (str(error) if error is not None else "it ended before it answered")
+        return AgentGone(f"The Claude process of the goal ended: {reason}")
+
+
+@asynccontextmanager
+async def open_agent(
+    command: list[str],
+    *,
+    environment: dict[str, str],
+    directory: Path,
+    tools: TeamTools,
+    on_text: Callable[[str], None],
+    on_tool: Callable[[str, dict[str, Any]], None],
+) -> AsyncIterator[GoalAgent]:
+    """Start an agent for the length of the block.
+
+    Raises:
+        AgentGone: it could not be started.
+    """
+    process = GoalProcess(command, environment=environment, directory=directory)
+    server = make_server(lambda _: tools, TEAM_SERVER)
+    # Prompts are text: `verbatim_prompts` keeps `/words` and `@paths` in them from being acted on.
+    options = ClaudeAgentOptions(
+        verbatim_prompts=True, mcp_servers={TEAM_SERVER: {"type": "sdk", "name": TEAM_SERVER, "instance": server}}
+    )
+    client = ClaudeSDKClient(options, transport=process)
+    agent = GoalAgent(client, process, on_text, on_tool)
+    try:
+        try:
+            await _connect(client, process)
+        except (ClaudeSDKError, TimeoutError) as error:
+            raise agent.gone(error) from error
+        yield agent
+    finally:
+        with anyio.CancelScope(shield=True):
+            with suppress(Exception):
+                await client.disconnect()
+            await process.close()
+
+
+async def _connect(client: ClaudeSDKClient, process: GoalProcess) -> None:
+    """Connect, or fail as soon as the process ends: the SDK would wait for the answer of one that is gone."""
+    await process.connect()
+    failure: Exception | None = CLIConnectionError("it ended before it answered")
+
+    async def stop_when_gone(scope: anyio.CancelScope) -> None:
+        await process.wait()
+        scope.cancel()
+
+    with anyio.fail_after(_CONNECT_S):
+        async with anyio.create_task_group() as race:
+            race.start_soon(stop_when_gone, race.cancel_scope)
+            try:
+                await client.connect()
+                failure = None
+            except Exception as error:
+                failure = error
+            race.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

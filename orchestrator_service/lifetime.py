@@ -1,0 +1,93 @@
+"""The orchestrator from its start to its end: the service, its HTTP side, and the signals that stop it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+
+import anyio
+
+from agent_bus.messages import WorkerStatus
+from orchestrator_service.api.app import ApiServer, make_app
+from orchestrator_service.errors import LedgerUnavailable
+from orchestrator_service.goals import Goals, open_goals
+from orchestrator_service.mcp_mount import make_mcp_app
+from orchestrator_service.metrics import OrchestratorMetrics
+from orchestrator_service.observation import Observation
+from orchestrator_service.service import Service, open_service
+from orchestrator_service.settings import OrchestratorSettings
+from service_kit.http_server import listen, serve
+
+log = logging.getLogger(__name__)
+
+
+async def run_orchestrator(settings: OrchestratorSettings) -> None:
+    """Run the orchestrator until SIGTERM or SIGINT.
+
+    Raises:
+        service_kit.http_server.AddressUnavailable: the HTTP address cannot be listened on.
+        orchestrator_service.ledger.database.LedgerInUse: another orchestrator has the ledger.
+    """
+    listener = listen(settings.api.host, settings.api.port)
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with AsyncExitStack() as stack:
+            service = await stack.enter_async_context(open_service(settings))
+            service.http_port = listener.getsockname()[1]
+            metrics = OrchestratorMetrics()
+            observation = Observation(metrics, service)
+            goals = await stack.enter_async_context(
+                open_goals(
+                    service.desk,
+                    service.database,
+                    settings.goals,
+                    settings.environ,
+                    service.core.tell,
+                    task_budget_usd=settings.budget.task_usd,
+                )
+            )
+            service.desk.goal_desk = goals
+            mcp, serving_mcp = make_mcp_app(service.desk)
+            await stack.enter_async_context(serving_mcp)
+            app = make_app(
+                service.desk,
+                settings=settings.api,
+                metrics=metrics,
+                liveness=service.liveness,
+                readiness=service.readiness,
+                refresh=observation.refresh,
+                mcp=mcp,
+            )
+            server = ApiServer(app)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            tasks.start_soon(service.beat, name="heartbeat")
+            tasks.start_soon(serve, server, listener, name="http")
+            tasks.start_soon(_take_up, goals, service, name="goals")
+            log.info(
+                "ready: http://%s:%d, ledger %s",
+                settings.api.host,
+                service.http_port,
+                settings.ledger,
+                extra={"action": "ready", "http_port": service.http_port},
+            )
+            await _until_asked(signals)
+            log.info("stopping", extra={"action": "stopping"})
+            service.stopping = True
+            service.write_beat(WorkerStatus.DRAINING)
+            server.stop()
+            tasks.cancel_scope.cancel()
+        service.write_beat(WorkerStatus.STOPPED)
+    log.info("stopped", extra={"action": "stopped"})
+
+
+async def _take_up(goals: Goals, service: Service) -> None:
+    """Go on with the goals that were running, once it is known what became of their tasks."""
+    await service.place_found.wait()
+    with suppress(LedgerUnavailable):
+        await goals.take_up()
+
+
+async def _until_asked(signals: AsyncIterator[signal.Signals]) -> None:
+    with suppress(StopAsyncIteration):
+        await anext(signals)

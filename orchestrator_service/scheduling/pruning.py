@@ -1,0 +1,30 @@
+"""Forgetting what ended long ago, a slice at a time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from orchestrator_service.scheduling.step import Step
+
+_SLICE: Final = 500
+
+
+def prune(step: Step, before: float) -> int:
+    """Forget tasks that ended before a moment and that no open task needs; returns how many were looked at.
+
+    What they cost today counts for today's budget: a task is kept for two days at least.
+    """
+    before = min(before, step.now - 2 * 86_400.0)
+    rows = step.connection.execute(
+        "SELECT t.seq, t.task_id, t.state FROM tasks AS t WHERE t.ended_at < ? AND NOT EXISTS ("
+        " SELECT 1 FROM dependencies AS d JOIN tasks AS o ON o.seq = d.seq WHERE d.needs = t.seq AND o.ended_at IS NULL"
+        ") ORDER BY t.ended_at LIMIT ?",
+        (before, _SLICE),
+    ).fetchall()
+    for seq, task_id, state in rows:
+        step.connection.execute("DELETE FROM events WHERE task_id = ?", (task_id,))
+        step.connection.execute("DELETE FROM dependencies WHERE needs = ?", (seq,))
+        step.connection.execute("DELETE FROM tasks WHERE seq = ?", (seq,))
+        step.book.moved(state, None)
+    step.connection.execute("DELETE FROM events WHERE task_id IS NULL AND at < ?", (before,))
+    return len(rows)

@@ -1,0 +1,267 @@
+"""The orchestrator's parts, wired, and their lifetime: everything is opened here and closed here, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any, Final
+
+import anyio
+
+from agent_bus import VERSION
+from agent_bus.heartbeats import write_heartbeat
+from agent_bus.messages import Heartbeat, WorkerStatus, utc_now
+from orchestrator_service.clerk import Clerk
+from orchestrator_service.core import Core
+from orchestrator_service.dispatching import Dispatcher
+from orchestrator_service.errors import LedgerUnavailable
+from orchestrator_service.fleet import Fleet
+from orchestrator_service.ledger.database import Database, open_database
+from orchestrator_service.orchestrator import Orchestrator
+from orchestrator_service.reconciliation import Reconciler
+from orchestrator_service.scheduling.book import Book
+from orchestrator_service.scheduling.clock import advance
+from orchestrator_service.scheduling.pruning import prune
+from orchestrator_service.scheduling.recurring import hand_in_due
+from orchestrator_service.scheduling.step import Step
+from orchestrator_service.settings import OrchestratorSettings
+from orchestrator_service.transports.base import Transport
+from orchestrator_service.transports.files import FileTransport
+from service_kit.findings import Finding
+
+log = logging.getLogger(__name__)
+
+_LEDGER_RETRY_S: Final = 5.0
+_BETWEEN_SLICES_S: Final = 0.05
+_RESULTS_POSITION: Final = "redis:results"
+
+
+class Service:
+    """A running orchestrator. Made by `open_service`."""
+
+    def __init__(self, settings: OrchestratorSettings, database: Database) -> None:
+        self.settings = settings
+        self.database = database
+        self.http_port: int | None = None
+        self.book = Book(settings.budget)
+        self.fleet = Fleet(
+            settings.team,
+            settings.workers,
+            silent_after_s=settings.silent_after_s,
+            max_in_flight=settings.max_in_flight,
+        )
+        self.core = Core(database, self.book, self.fleet)
+        self.clerk = Clerk(self.core)
+        self.transports: dict[str, Transport] = {}
+        self.dispatcher = Dispatcher(self.core, self.transports)
+        self.reconciler = Reconciler(
+            self.core, self.clerk, self.dispatcher, self.transports, settings.shared / "results"
+        )
+        self.desk = Orchestrator(self.core, self.transports, self.reconciler)
+        self.instance = f"{socket.gethostname()}-{os.getpid()}"
+        self.place_found = anyio.Event()
+        """Set once it has found its place again after the start."""
+        self.checked_at = 0.0
+        self.stopping = False
+        self.beaten_at = 0.0
+        """When the last heartbeat was written, in seconds since 1970."""
+        self._silence: asyncio.TimerHandle | None = None
+        self.clerk.on_fleet_change = self._fleet_changed
+        self.core.on_due = self._advance
+
+    def open_runs(self, transport: str) -> Callable[[], list[tuple[str, str]]]:
+        """Return what gives (worker, wire id) of the dispatches on a transport that have not ended."""
+        return lambda: [(run.worker, run.wire_id) for run in self.core.open.values() if run.transport == transport]
+
+    # -- what comes due
+
+    async def _advance(self) -> None:
+        def change(step: Step) -> None:
+            advance(step)
+            hand_in_due(step)
+
+        try:
+            await self.core.change(change)
+        except LedgerUnavailable:
+            await anyio.sleep(_LEDGER_RETRY_S)
+            self.core.spawn(self._advance(), "due")
+
+    # -- who is there
+
+    def _fleet_changed(self, came: list[str], went: list[str]) -> None:
+        self.core.spawn(self._tell_of_fleet(came, went), "fleet")
+
+    async def _tell_of_fleet(self, came: list[str], went: list[str]) -> None:
+        def change(step: Step) -> None:
+            for name in came:
+                step.happened("worker_up", {}, worker=name)
+            for name in went:
+                step.happened("worker_down", {"silent_after_seconds": self.settings.silent_after_s}, worker=name)
+
+        for name in went:
+            log.warning("worker %s is down", name, extra={"action": "worker_down", "worker_name": name})
+        with suppress(LedgerUnavailable):
+            await self.core.change(change)
+        if went:
+            await self.reconciler.evacuate(went)
+
+    def watch_silence(self) -> None:
+        """Look at the fleet when the next worker would have been silent for too long."""
+        if self._silence is not None:
+            self._silence.cancel()
+        wait = self.fleet.next_silence()
+        # A heartbeat that comes meanwhile only makes this look come early.
+        self._silence = None if wait is None else asyncio.get_running_loop().call_later(wait, self._look)
+
+    def _look(self) -> None:
+        self.clerk.look_at_fleet()
+        self.watch_silence()
+
+    # -- loops
+
+    async def beat(self) -> None:
+        """Write the own heartbeat, again and again."""
+        while True:
+            self.write_beat()
+            if self._silence is None:
+                self.watch_silence()
+            await anyio.sleep(self.settings.heartbeat_interval_s)
+
+    def write_beat(self, status: WorkerStatus | None = None) -> None:
+        """Write the own heartbeat; a full disk costs the heartbeat and nothing else."""
+        if status is None:
+            status = WorkerStatus.IDLE if not self.core.open else WorkerStatus.BUSY
+        beat = Heartbeat(
+            worker="orchestrator",
+            instance=self.instance,
+            component="orchestrator",
+            timestamp=utc_now(),
+            status=status,
+            queue_size=max(0, self.book.lanes.total()),
+            mode="orchestrator",
+            pid=os.getpid(),
+            http_port=self.http_port,
+            version=VERSION,
+            interval_seconds=self.settings.heartbeat_interval_s,
+            agent="none",
+        )
+        try:
+            self.settings.heartbeat.parent.mkdir(parents=True, exist_ok=True)
+            write_heartbeat(self.settings.heartbeat, beat)
+            self.beaten_at = time.time()
+        except OSError as error:
+            log.warning("the heartbeat cannot be written: %s", error, extra={"action": "heartbeat_unwritable"})
+
+    async def check(self) -> None:
+        """Find the place again, then compare everything now and then."""
+        while not self.place_found.is_set():
+            try:
+                await self.reconciler.catch_up()
+                await self._advance()
+                self.place_found.set()
+            except LedgerUnavailable:
+                await anyio.sleep(_LEDGER_RETRY_S)
+        while True:
+            await anyio.sleep(self.settings.check_interval_s)
+            with suppress(LedgerUnavailable):
+                await self.reconciler.check()
+                self.checked_at = time.time()
+                await self._prune()
+
+    async def _prune(self) -> None:
+        if self.settings.ledger_keep_days > 0:
+            before = time.time() - self.settings.ledger_keep_days * 86_400.0
+            left = 1
+            while left:
+                left = await self.core.change(lambda step: prune(step, before))
+                # Slices, with room between them: nobody waits for the broom.
+                await anyio.sleep(_BETWEEN_SLICES_S)
+
+    # -- health
+
+    def liveness(self) -> list[Finding]:
+        """Judge what only a restart could mend. That the loop runs is proven by there being an answer."""
+        return [Finding("loop", True, "answers"), self.database_thread()]
+
+    def database_thread(self) -> Finding:
+        """Tell whether the writing thread lives."""
+        lives = self.database.writes
+        return Finding("ledger writer", lives, "writes" if lives else "has ended")
+
+    def readiness(self) -> list[Finding]:
+        """Judge whether a task would be taken and handed on now."""
+        trouble = self.database.trouble
+        found = self.place_found.is_set()
+        up = [name for name, member in self.fleet.view.members.items() if member.up]
+        findings = [
+            *self.liveness(),
+            Finding("ledger", trouble is None, trouble or f"{self.settings.ledger} can be written"),
+            Finding("place", found, "found again" if found else "is looked for"),
+            Finding("stopping", not self.stopping, "yes" if self.stopping else "no"),
+            # A team without workers is no fault of the orchestrator: it takes tasks, and they wait.
+            Finding("workers", True, f"{len(up)} of {len(self.fleet.names)} up: {', '.join(up) or 'none'}"),
+        ]
+        for transport in self.transports.values():
+            findings += transport.findings()
+        return findings
+
+
+@asynccontextmanager
+async def open_service(settings: OrchestratorSettings) -> AsyncIterator[Service]:
+    """Open everything but the HTTP side, find the place again, and work for the length of the block.
+
+    Raises:
+        orchestrator_service.ledger.database.LedgerInUse: another orchestrator has the ledger.
+    """
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings.ledger))
+        service = Service(settings, database)
+        if database.trouble is None:
+            with suppress(LedgerUnavailable):
+                await service.core.load()
+        service.transports["file"] = FileTransport(
+            settings.shared,
+            known=lambda: list(service.fleet.names),
+            rescan_s=settings.rescan_interval_s,
+            open_runs=service.open_runs("file"),
+        )
+        if settings.redis_url is not None:
+            service.transports["redis"] = await _redis_transport(service)
+        stack.push_async_callback(service.core.aclose)
+        for transport in service.transports.values():
+            await stack.enter_async_context(transport.open(service.clerk))
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(service.check, name="check")
+        try:
+            yield service
+        finally:
+            service.stopping = True
+            tasks.cancel_scope.cancel()
+
+
+async def _redis_transport(service: Service) -> Transport:
+    # Redis costs time and memory that a team of files need not pay.
+    from agent_bus.redis.url import parse_redis_url
+    from orchestrator_service.transports.redis import RedisTransport  # type: ignore[import-not-found]
+
+    def position(connection: Any) -> str | None:
+        found = connection.execute("SELECT value FROM positions WHERE name = ?", (_RESULTS_POSITION,)).fetchone()
+        return None if found is None else str(found[0])
+
+    known: str | None = None
+    with suppress(LedgerUnavailable):
+        known = await service.database.read(position)
+    transport: Transport = RedisTransport(
+        parse_redis_url(service.settings.redis_url or ""),
+        journals=service.settings.ledger.parent / "events",
+        known=lambda: list(service.fleet.names),
+        poll_s=service.settings.heartbeat_interval_s,
+        position=known,
+        open_runs=service.open_runs("redis"),
+    )
+    return transport
