@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from agent_bus.heartbeats import is_alive, read_heartbeat
 from orchestrator_service.errors import FieldProblem
 from orchestrator_service.records import (
     Budget,
@@ -65,6 +67,19 @@ class ApiRefused(ApiError):
         return self.status in (429, 503)
 
 
+def living_port(heartbeat: Path) -> int | None:
+    """Return the port of the orchestrator whose heartbeat this is; None unless it lives, as far as can be seen."""
+    beat = read_heartbeat(heartbeat)
+    if beat is None or beat.component != "orchestrator" or not is_alive(beat):
+        return None
+    return beat.http_port or None
+
+
+def local_url(port: int) -> str:
+    """Return the URL of an API on this machine."""
+    return f"http://127.0.0.1:{port}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ApiPlace:
     """Where an API is, and what opens it."""
@@ -74,8 +89,19 @@ class ApiPlace:
     token: str | None = field(default=None, repr=False)
     source: str = "--api"
     """What named it, for sentences."""
-    discovered: bool = False
-    """Whether nobody named it: then a command may do without it."""
+    heartbeat: Path | None = None
+    """The orchestrator's sign of life by which it was found; None where somebody named it."""
+
+    @property
+    def discovered(self) -> bool:
+        """Whether nobody named it: then a command may do without it."""
+        return self.heartbeat is not None
+
+    def now(self) -> ApiPlace:
+        """Return where it is now: an orchestrator that was started anew may have another port."""
+        if self.heartbeat is None or (port := living_port(self.heartbeat)) is None:
+            return self
+        return replace(self, url=local_url(port))
 
     @property
     def headers(self) -> dict[str, str]:

@@ -30,7 +30,6 @@ class ApiClient:
     def __init__(self, place: ApiPlace) -> None:
         self.place = place
         self._http = httpx.AsyncClient(
-            base_url=place.url.rstrip("/"),
             headers=place.headers,
             timeout=httpx.Timeout(None, connect=_CONNECT_S),
             # A proxy in the environment is for the web, not for the machine itself.
@@ -45,6 +44,9 @@ class ApiClient:
     ) -> None:
         await self._http.aclose()
 
+    def _url(self, target: str) -> str:
+        return self.place.url.rstrip("/") + target
+
     async def ask(self, call: Call[T]) -> T:
         """Ask, and return the answer.
 
@@ -55,7 +57,7 @@ class ApiClient:
         timeout = httpx.Timeout(call.timeout_s, connect=_CONNECT_S)
         try:
             answer = await self._http.request(
-                call.method, call.target, content=call.body, headers=call.all_headers, timeout=timeout
+                call.method, self._url(call.target), content=call.body, headers=call.all_headers, timeout=timeout
             )
         except (httpx.HTTPError, OSError) as error:
             raise away(
@@ -114,6 +116,7 @@ class ApiClient:
                     raise
                 on_lost(ApiAway(str(refusal)))
             await anyio.sleep(random.uniform(pause_s / 2, pause_s))
+            self.place = self.place.now()
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _stream_once(
@@ -123,7 +126,7 @@ class ApiClient:
         timeout = httpx.Timeout(_SILENT_S, connect=_CONNECT_S)
         try:
             async with self._http.stream(
-                "GET", PREFIX + path, params=list(query), headers=headers, timeout=timeout
+                "GET", self._url(PREFIX + path), params=list(query), headers=headers, timeout=timeout
             ) as answer:
                 kind = answer.headers.get("Content-Type", "")
                 if answer.status_code == httpx.codes.NO_CONTENT:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from orchestrator_service.cli.api_place import Where
 from orchestrator_service.cli.options import (
     Api,
     AsJson,
@@ -19,6 +18,7 @@ from orchestrator_service.cli.options import (
     TokenFile,
     WorkerName,
 )
+from orchestrator_service.cli.where import Where
 
 goals_app = typer.Typer(help="The goals that were given, newest first; look at one, or cancel it.")
 schedules_app = typer.Typer(help="Tasks that recur.")

@@ -6,39 +6,19 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent_bus.errors import BusError
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import place_of_shared_dir
+from orchestrator_service.cli.where import API, URL_VARIABLE, Where
 from orchestrator_service.team import TeamError
 
 if TYPE_CHECKING:
     from orchestrator_service.api_calls import ApiPlace
 
 T = TypeVar("T")
-
-API: Final = "api"
-"""What `--via` calls it."""
-URL_VARIABLE: Final = "CODEHORNETS_URL"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Where:
-    """What was typed of where to go; None where nothing was."""
-
-    shared_dir: Path | None = None
-    redis: str | None = None
-    api: str | None = None
-    token_file: Path | None = None
-    via: str | None = None
-
-    @property
-    def names_api(self) -> bool:
-        """Whether an API is named."""
-        return self.api is not None or bool(os.environ.get(URL_VARIABLE))
 
 
 def find_api(where: Where) -> ApiPlace | None:
@@ -116,15 +96,11 @@ def _discovered(where: Where) -> ApiPlace | None:
     path = shared / "heartbeats" / "orchestrator.json"
     if not path.exists():
         return None
-    from agent_bus.heartbeats import is_alive, read_heartbeat
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.api_calls import ApiPlace, living_port, local_url
 
-    beat = read_heartbeat(path)
-    if beat is None or beat.component != "orchestrator" or not beat.http_port or not is_alive(beat):
+    if (port := living_port(path)) is None:
         return None
-    return ApiPlace(
-        url=f"http://127.0.0.1:{beat.http_port}", token=_token(where.token_file), source=str(path), discovered=True
-    )
+    return ApiPlace(url=local_url(port), token=_token(where.token_file), source=str(path), heartbeat=path)
 
 
 def quietly(where: Where) -> ApiPlace | None:

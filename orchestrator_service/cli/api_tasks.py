@@ -57,6 +57,7 @@ def hand_in_surely(place: ApiPlace, order: object) -> Submission:
                 raise
             last = error
         time.sleep(_FIRST_PAUSE_S * 2**number)
+        place = place.now()
     raise ApiAway(
         f"{last}; whether it has taken the order is not known, `codehornets tasks` tells when it is back", sent=True
     )
@@ -150,6 +151,7 @@ def _wait(place: ApiPlace, task_id: str, deadline: float) -> Ending:
                 patience.answered()
         except ApiAway as error:
             time.sleep(min(max(0.0, deadline - time.monotonic()), patience.lost(error)))
+            place = place.now()
         else:
             patience.answered()
             return Ending(result=result_of(told))

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from orchestrator_service.cli import api_commands
-from orchestrator_service.cli.api_place import Where
 from orchestrator_service.cli.options import (
     Agent,
     Api,
@@ -26,6 +25,7 @@ from orchestrator_service.cli.options import (
     WorkerName,
     complete_worker_name,
 )
+from orchestrator_service.cli.where import Where
 
 app = typer.Typer(
     name="codehornets",

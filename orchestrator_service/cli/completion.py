@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final
 
-from orchestrator_service.cli.api_place import Where, quietly
+from orchestrator_service.cli.api_place import quietly
 from orchestrator_service.cli.places import known_workers, place_of_shared_dir
+from orchestrator_service.cli.where import Where
 
 _MOST: Final = 100
 _WITHIN_S: Final = 1.0

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from orchestrator_service.checks import check_all
-from orchestrator_service.cli.api_place import Where, find_api
+from orchestrator_service.cli.api_place import find_api
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.places import find_team
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.where import Where
 from orchestrator_service.findings import Finding, Grade
 from orchestrator_service.team import EXAMPLE_TEAM, TeamError
 from orchestrator_service.worker_environment import REDIS_VARIABLES, choose_shared_dir

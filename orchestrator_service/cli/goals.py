@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from orchestrator_service.cli.api_place import Where, need_api
+from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.errors import EXIT_CODES, EXIT_GAVE_UP, UserError
 from orchestrator_service.cli.moments import clock, money, since
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.tables import print_table
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
     from orchestrator_service.api_calls import ApiPlace

@@ -15,7 +15,7 @@ import anyio
 
 from orchestrator_service import api_calls
 from orchestrator_service.api_calls import ApiAway, ApiPlace
-from orchestrator_service.cli.api_place import Where, need_api
+from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.api_tasks import hand_in_surely
 from orchestrator_service.cli.errors import EXIT_GAVE_UP
 from orchestrator_service.cli.graph_files import read_graph
@@ -24,6 +24,7 @@ from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.patience import Patience
 from orchestrator_service.cli.tables import print_table
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.where import Where
 from orchestrator_service.records import FINAL_STATES, TaskState, TaskSummary
 
 _PAGE: Final = 500

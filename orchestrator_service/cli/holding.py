@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from orchestrator_service.cli.api_place import Where, find_api, need_api, or_without
+from orchestrator_service.cli.api_place import find_api, need_api, or_without
 from orchestrator_service.cli.moments import money
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
     from orchestrator_service.api_calls import ApiPlace

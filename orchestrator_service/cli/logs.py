@@ -17,12 +17,13 @@ import anyio
 from agent_bus.layout import ORCHESTRATOR
 from agent_bus.messages import Event, is_task_id
 from orchestrator_service.changes import open_changes
-from orchestrator_service.cli.api_place import Where, find_api, or_without
+from orchestrator_service.cli.api_place import find_api, or_without
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_shared_dir, find_worker
 from orchestrator_service.cli.tasks import find_result, find_task
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import in_words
+from orchestrator_service.cli.where import Where
 
 _BLOCK_BYTES: Final = 65_536
 _SHOWN_ELSEWHERE: Final = frozenset(

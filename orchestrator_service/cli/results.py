@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from agent_bus.files import write_atomic
 from agent_bus.layout import CANCEL_SUFFIX
 from agent_bus.messages import is_task_id
-from orchestrator_service.cli.api_place import API, Where, find_api, or_without
+from orchestrator_service.cli.api_place import find_api, or_without
 from orchestrator_service.cli.channels import Channels, RedisAway, find_channels
 from orchestrator_service.cli.errors import EXIT_GAVE_UP, UserError
 from orchestrator_service.cli.output import print_ending, print_json
 from orchestrator_service.cli.places import find_worker
 from orchestrator_service.cli.tasks import find_result, find_task, has_ended
 from orchestrator_service.cli.waiting import Ending, wait_for_result
+from orchestrator_service.cli.where import API, Where
 
 if TYPE_CHECKING:
     from orchestrator_service.api_calls import ApiPlace

@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchestrator_service.cli.api_place import Where, need_api
+from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.moments import clock
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.tables import print_table
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.where import Where
 
 _HEADINGS: Final = ("name", "when", "time zone", "next", "last", "what came of it*")
 

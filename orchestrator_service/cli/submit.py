@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_bus.heartbeats import is_alive, read_heartbeat
 from agent_bus.messages import PRIORITY_RANKS, utc_now
-from orchestrator_service.cli.api_place import Where, find_api, need_api, or_without
+from orchestrator_service.cli.api_place import find_api, need_api, or_without
 from orchestrator_service.cli.channels import FILE, REDIS, Channels, check_via, find_channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.moments import parse_moment
@@ -18,6 +18,7 @@ from orchestrator_service.cli.output import print_ending, print_json
 from orchestrator_service.cli.places import find_worker, known_workers
 from orchestrator_service.cli.tasks import hand_in, new_task_id
 from orchestrator_service.cli.waiting import wait_for_result
+from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
     from orchestrator_service.api_calls import ApiPlace

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from orchestrator_service.cli.api_place import Where, find_api, need_api, or_without
+from orchestrator_service.cli.api_place import find_api, need_api, or_without
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.moments import clock, money, since
 from orchestrator_service.cli.output import print_json
@@ -15,6 +15,7 @@ from orchestrator_service.cli.places import find_shared_dir
 from orchestrator_service.cli.results import check_id, no_other_way
 from orchestrator_service.cli.tables import print_table
 from orchestrator_service.cli.terminal import harmless
+from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
     from orchestrator_service.api_calls import ApiPlace

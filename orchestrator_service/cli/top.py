@@ -13,9 +13,10 @@ import anyio
 
 from orchestrator_service import api_calls
 from orchestrator_service.api_calls import ApiError, ApiPlace
-from orchestrator_service.cli.api_place import Where, need_api
+from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.top_view import Glimpse, Throughput, render
+from orchestrator_service.cli.where import Where
 from orchestrator_service.records import FINAL_STATES, TaskState, TaskSummary
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ async def _try_to_look(client: ApiClient, before: Glimpse) -> tuple[Glimpse, str
     try:
         return await _look(client), None
     except ApiError as error:
+        client.place = client.place.now()
         return before, f"{error}; this is how it was at {before.at.astimezone():%H:%M:%S}"
 
 

@@ -14,12 +14,13 @@ from pydantic import ValidationError
 
 from agent_bus.layout import TASK_SUFFIX, WorkerLayout
 from agent_bus.messages import Event, Result
-from orchestrator_service.cli.api_place import Where, find_api, or_without
+from orchestrator_service.cli.api_place import find_api, or_without
 from orchestrator_service.cli.channels import FILE, REDIS, check_via, find_channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_worker, known_workers
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import in_words
+from orchestrator_service.cli.where import Where
 
 _JOURNAL_SUFFIX: Final = ".jsonl"
 _NEW: Final = Mask.CREATE | Mask.MOVED_TO
