@@ -288,26 +288,28 @@ def dead_letters_show(
 def dead_letters_replay(
     names: list[str],
     worker: OneWorker = None,
+    json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
 ) -> int:
     """Put them back among the triggers or into the stream, to be run anew."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.replay(names, worker=worker, shared_dir=shared_dir, redis=redis)
+    return command.replay(names, worker=worker, as_json=json, shared_dir=shared_dir, redis=redis)
 
 
 @dead_letters_app.command("drop")
 def dead_letters_drop(
     names: list[str],
     worker: OneWorker = None,
+    json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
 ) -> int:
     """Delete them for good."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.drop(names, worker=worker, shared_dir=shared_dir, redis=redis)
+    return command.drop(names, worker=worker, as_json=json, shared_dir=shared_dir, redis=redis)
 
 
 SettingsFile = Annotated[
@@ -319,28 +321,31 @@ SettingsFile = Annotated[
 def hooks_install(
     settings: SettingsFile = None,
     worker: Annotated[str, typer.Option("--worker", metavar="NAME", help="Report as this one.")] = "orchestrator",
+    json: AsJson = False,
     shared_dir: SharedDir = None,
 ) -> int:
     """Write hooks that report to the shared directory into a Claude settings file; the rest of it stays."""
     from orchestrator_service.cli import hooks as command
 
-    return command.install(settings, worker=worker, shared_dir=shared_dir)
+    return command.install(settings, worker=worker, shared_dir=shared_dir, as_json=json)
 
 
 @hooks_app.command("uninstall")
-def hooks_uninstall(settings: SettingsFile = None) -> int:
+def hooks_uninstall(settings: SettingsFile = None, json: AsJson = False) -> int:
     """Take those hooks out again, and nothing else."""
     from orchestrator_service.cli import hooks as command
 
-    return command.uninstall(settings)
+    return command.uninstall(settings, as_json=json)
 
 
 @hooks_app.command("check")
-def hooks_check(files: Annotated[list[Path] | None, typer.Argument()] = None, shared_dir: SharedDir = None) -> int:
+def hooks_check(
+    files: Annotated[list[Path] | None, typer.Argument()] = None, json: AsJson = False, shared_dir: SharedDir = None
+) -> int:
     """Check files of hook rules (default: all of the shared directory); exit code 1 when something is wrong."""
     from orchestrator_service.cli import hooks as command
 
-    return command.check(files or [], shared_dir=shared_dir)
+    return command.check(files or [], shared_dir=shared_dir, as_json=json)
 
 
 @app.command()
@@ -375,11 +380,11 @@ def doctor(
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> int:
+def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(), json: AsJson = False) -> int:
     """Write the example team to a directory (default: this one), to be edited."""
     from orchestrator_service.cli import team_files
 
-    return team_files.init(directory)
+    return team_files.init(directory, as_json=json)
 
 
 @app.command()
