@@ -193,6 +193,18 @@ def result(task_id: str, *, wait_s: float = 0.0) -> Call[TaskResult]:
     return Call(method="GET", path=path, read=_of(TaskResult), query=query, timeout_s=USUAL_TIMEOUT_S + wait_s)
 
 
+def wait(task_ids: Sequence[str], timeout_s: float, *, any_of: bool = False) -> Call[list[TaskSummary]]:
+    """Tell the tasks once all (or any) of them have ended, or as they are when the time is over (600 s at most)."""
+    query = [*(("id", task_id) for task_id in task_ids), ("timeout", f"{timeout_s:g}"), ("any", str(any_of).lower())]
+    return Call(
+        method="GET",
+        path="/tasks/wait",
+        read=_of(list[TaskSummary]),
+        query=query,
+        timeout_s=USUAL_TIMEOUT_S + timeout_s,
+    )
+
+
 def cancel(task_id: str, reason: str = "") -> Call[TaskSummary]:
     """End a task."""
     return _post(f"/tasks/{segment(task_id)}/cancel", TaskSummary, {"reason": reason} if reason else {})

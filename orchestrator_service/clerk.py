@@ -13,7 +13,7 @@ from agent_bus.messages import Event, Heartbeat
 from orchestrator_service.core import Core
 from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.scheduling.settling import begin, note_broken, settle
-from orchestrator_service.scheduling.step import OpenRun, Step
+from orchestrator_service.scheduling.step import Step
 from orchestrator_service.transports.base import HeardResult
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,6 @@ class Clerk:
         self._begun: list[str] = []
         self._broken: dict[str, str] = {}
         self._writing = False
-        self.on_fleet_change: Callable[[list[str], list[str]], None] = lambda came, went: None
-        """Called with the names of workers that came up and that went down."""
         self.on_stored: Callable[[HeardResult], None] = lambda heard: None
         """Told of each result that the ledger has."""
         self.on_event: Callable[[Event], None] = lambda event: None
@@ -65,23 +63,13 @@ class Clerk:
             core.spawn(self._remember_worker(beat.worker), "remember worker")
         for wire_id in beat.current_tasks:
             self.hear_started(transport, beat.worker, wire_id)
-        self.look_at_fleet()
+        core.look_at_fleet()
 
     def hear_event(self, transport: str, event: Event) -> None:
         """Pass an event on to whoever listens."""
         self.on_event(event)
 
     # --
-
-    def look_at_fleet(self) -> None:
-        """See who is there now, and tell of who came and who went."""
-        core = self._core
-        in_flight: dict[str, int] = {}
-        for run in core.open.values():
-            in_flight[run.worker] = in_flight.get(run.worker, 0) + 1
-        came, went, changed = core.fleet.rebuild(in_flight)
-        if came or went or (changed and core.book.lanes.total() > 0):
-            self.on_fleet_change(came, went)
 
     async def _remember_worker(self, name: str) -> None:
         def write(connection: sqlite3.Connection) -> None:
@@ -135,8 +123,3 @@ def _write_down(step: Step, begun: list[str], results: list[HeardResult], broken
         settle(step, heard)
     for wire_id, reason in broken.items():
         note_broken(step, wire_id, reason)
-
-
-def runs_of(core: Core, worker: str) -> list[OpenRun]:
-    """Return the dispatches that are with a worker."""
-    return [run for run in core.open.values() if run.worker == worker]

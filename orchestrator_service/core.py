@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import sqlite3
 import time
@@ -20,7 +19,7 @@ from orchestrator_service.ledger.queries import events_after, last_event, open_r
 from orchestrator_service.scheduling.book import Book
 from orchestrator_service.scheduling.clock import next_moment
 from orchestrator_service.scheduling.planner import plan
-from orchestrator_service.scheduling.step import Effects, Happening, OpenRun, Step, stream_event
+from orchestrator_service.scheduling.step import Effects, Happening, OpenRun, Step
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,7 +30,9 @@ log = logging.getLogger(__name__)
 class Core:
     """Ledger, fleet and events, kept in step. Whoever carries out what a change entails is plugged in from outside."""
 
-    def __init__(self, database: Database, book: Book, fleet: Fleet) -> None:
+    def __init__(self, database: Database, book: Book, fleet: Fleet, clock: Callable[[], float] = time.time) -> None:
+        """Use what is open; `clock` gives seconds since 1970."""
+        self.clock = clock
         self.database = database
         self.book = book
         self.fleet = fleet
@@ -44,6 +45,8 @@ class Core:
         """Told of what is to be done once a change is durable."""
         self.on_happening: list[Callable[[Happening], None]] = []
         """Told of every event, in order."""
+        self.on_fleet_change: Callable[[list[str], list[str]], None] = lambda came, went: None
+        """Called with the names of workers that came up and that went down."""
         self.on_due: Callable[[], Coroutine[Any, Any, object]] | None = None
         """Called when something is due."""
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
@@ -90,7 +93,7 @@ class Core:
         """
 
         def run(connection: sqlite3.Connection) -> tuple[T, R, Effects]:
-            step = Step(connection, time.time(), self.fleet.view, self.book)
+            step = Step(connection, self.clock(), self.fleet.view, self.book)
             self.book.refresh(connection, step.now)
             value = change(step)
             if self.book.lanes.total() > 0:
@@ -98,9 +101,15 @@ class Core:
             step.effects.wake_at = next_moment(step)
             return value, look(connection, value), step.effects
 
-        value, seen, effects = await self.database.write(run)
-        self._after(effects)
+        durable = self.database.begin_write(run)
+        durable.add_done_callback(self._durable)
+        # Whoever asked may be gone by the time that it is durable; what it entails is carried out all the same.
+        value, seen, _ = await asyncio.shield(durable)
         return value, seen
+
+    def _durable(self, change: asyncio.Future[tuple[Any, Any, Effects]]) -> None:
+        if not change.cancelled() and change.exception() is None:
+            self._after(change.result()[2])
 
     def _after(self, effects: Effects) -> None:
         for dispatch in effects.dispatches:
@@ -111,7 +120,7 @@ class Core:
         for happening in effects.happenings:
             for observe in self.on_happening:
                 observe(happening)
-            if happening.stream.event == "task_ended" and happening.task_id is not None:
+            if happening.event == "task_ended" and happening.task_id is not None:
                 for waiter in self._waiters.get(happening.task_id, ()):
                     if not waiter.done():
                         waiter.set_result(None)
@@ -125,6 +134,15 @@ class Core:
         goal_id = data.get("goal_id")
         with suppress(LedgerUnavailable):
             await self.change(lambda step: step.happened(event, data, goal_id=goal_id))
+
+    def look_at_fleet(self) -> None:
+        """See who is there now, and tell of who came and who went."""
+        in_flight: dict[str, int] = {}
+        for run in self.open.values():
+            in_flight[run.worker] = in_flight.get(run.worker, 0) + 1
+        came, went, changed = self.fleet.rebuild(in_flight)
+        if came or went or (changed and self.book.lanes.total() > 0):
+            self.on_fleet_change(came, went)
 
     # -- waiting for ends
 
@@ -155,7 +173,7 @@ class Core:
         self._timer_at = at if at is not None else float("inf")
         if at is not None and not self._closing:
             # A day at most: the machine's clock may be set meanwhile.
-            delay = min(max(0.0, at - time.time()), 86_400.0)
+            delay = min(max(0.0, at - self.clock()), 86_400.0)
             self._timer = asyncio.get_running_loop().call_later(delay, self._due)
 
     def _due(self) -> None:
@@ -192,13 +210,6 @@ class Core:
     async def _read_happenings(self, after: int, limit: int) -> list[Happening]:
         rows = await self.database.read(lambda connection: events_after(connection, after, limit))
         return [
-            Happening(
-                seq,
-                task_id,
-                worker,
-                goal_id,
-                json.loads(data),
-                stream_event(seq, at, event, task_id, worker, goal_id, data),
-            )
+            Happening(seq, at, event, task_id, worker, goal_id, data)
             for seq, at, event, task_id, worker, goal_id, data in rows
         ]

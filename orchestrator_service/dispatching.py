@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
 
 import anyio
 
@@ -17,7 +20,9 @@ from orchestrator_service.transports.base import Dispatch, Transport, Undelivere
 
 log = logging.getLogger(__name__)
 
-_LEDGER_RETRY_S = 1.0
+_LEDGER_RETRY_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
 
 
 class Dispatcher:
@@ -29,6 +34,8 @@ class Dispatcher:
         self._outbox: defaultdict[str, list[Dispatch]] = defaultdict(list)
         self._idle: dict[str, asyncio.Event] = {}
         """Set while nothing is on its way to a transport."""
+        self._pauses: dict[str, float] = {}
+        """How long workers are left alone to which nothing could be handed over, in seconds."""
         core.carry_out.append(self._carry_out)
 
     def _carry_out(self, effects: Effects) -> None:
@@ -52,6 +59,9 @@ class Dispatcher:
                     failures = [Undelivered(dispatch=dispatch, reason=reason) for dispatch in batch]
                 else:
                     failures = await transport.send(batch)
+                    lost = {failure.dispatch.worker for failure in failures}
+                    for worker in {dispatch.worker for dispatch in batch} - lost:
+                        self._pauses.pop(worker, None)
                 if failures:
                     await self._put_back(failures)
         finally:
@@ -66,6 +76,7 @@ class Dispatcher:
         )
         for failure in failures:
             self._core.open.pop(failure.dispatch.wire_id, None)
+            self._leave_alone(failure.dispatch.worker, failure.reason)
         while True:
             try:
                 await self._core.change(lambda step: not_delivered(step, failures))
@@ -73,6 +84,23 @@ class Dispatcher:
                 await anyio.sleep(_LEDGER_RETRY_S)
             else:
                 return
+
+    def _leave_alone(self, worker: str, reason: str) -> None:
+        """Plan nothing for a worker for a while; longer each time, until something reaches it again."""
+        fleet = self._core.fleet
+        if worker in fleet.unreachable:
+            return
+        fleet.unreachable[worker] = reason.rstrip(".")
+        pause = self._pauses[worker] = min(_LONGEST_PAUSE_S, 2 * self._pauses.get(worker, _FIRST_PAUSE_S / 2))
+        self._core.look_at_fleet()
+        self._core.spawn(self._try_again(worker, pause * random.uniform(0.75, 1.0)), "reach worker")
+
+    async def _try_again(self, worker: str, pause: float) -> None:
+        await anyio.sleep(pause)
+        self._core.fleet.unreachable.pop(worker, None)
+        self._core.look_at_fleet()
+        with suppress(LedgerUnavailable):
+            await self._core.change(lambda step: None)
 
     async def withdraw(self, run: OpenRun) -> bool:
         """Take a dispatch back if no instance has claimed it; its task is planned anew. True if it was taken back."""

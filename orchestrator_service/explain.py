@@ -40,6 +40,8 @@ def _ready(lane: str, reserve: float | None, fleet: FleetView, book: Book) -> Wa
     if not there:
         return _wait("worker_down", f"{_names(members)} {_is(members)} down: no heartbeat.")
     taking = [member for member in there if member.takes]
+    if not taking and (lost := next((member for member in there if member.unreachable and not member.paused), None)):
+        return _wait("worker_down", f"{lost.name} cannot be reached now: {lost.unreachable}.")
     if not taking:
         return _wait("worker_paused", f"{_names(there)} {_is(there)} paused and {_takes(there)} nothing new.")
     free = [member for member in taking if book.in_flight[member.name] < member.cap]

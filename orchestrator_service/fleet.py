@@ -48,6 +48,8 @@ class Fleet:
         """In the order in which they became known."""
         self.paused: set[str] = set()
         """Those that the orchestrator holds back."""
+        self.unreachable: dict[str, str] = {}
+        """Those to which nothing can be handed over now, and why."""
         self.beats: dict[tuple[str, str], Beat] = {}
         """By worker and instance."""
         self._silent_after_s = silent_after_s
@@ -138,6 +140,7 @@ class Fleet:
             role=role.casefold().strip(),
             skills=frozenset(skill.casefold().strip() for skill in skills),
             transport=None if not alive else FILE if by_file else alive[0].transport,
+            unreachable=self.unreachable.get(name),
             up=bool(alive),
             paused=name in self.paused or (bool(alive) and not takes),
             slots=max(1, slots),

@@ -5,7 +5,7 @@ Importing this imports the SDK and the MCP library, which takes most of a second
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -19,20 +19,26 @@ from claude_agent_sdk import (
     CLIConnectionError,
     Message,
     ResultMessage,
+    SystemMessage,
     TextBlock,
     ToolUseBlock,
 )
 
 from orchestrator_service.claude_code import TEAM_SERVER
 from orchestrator_service.goal_process import GoalProcess
-from orchestrator_service.goal_turn import AgentGone, Turn
+from orchestrator_service.goal_turn import AgentGone, Audience, Turn
 from orchestrator_service.mcp_server import make_server
 from orchestrator_service.team_tools import TeamTools
 
 _CONNECT_S: Final = 60.0
 _INTERRUPT_S: Final = 3.0
 _ERROR_KINDS: Final = {"error_max_budget_usd": "max_budget", "error_max_turns": "max_turns"}
+_LOGIN_RETRIES: Final = 2
 _BUSY: Final = frozenset((429, 500, 502, 503, 504, 529))
+
+
+class _LoginRefused(Exception):
+    """Going on makes no sense: Claude Code would ask for minutes and get the same answer."""
 
 
 class GoalAgent:
@@ -42,13 +48,11 @@ class GoalAgent:
         self,
         client: ClaudeSDKClient,
         process: GoalProcess,
-        on_text: Callable[[str], None],
-        on_tool: Callable[[str, dict[str, Any]], None],
+        audience: Audience,
     ) -> None:
         self._client = client
         self._process = process
-        self._on_text = on_text
-        self._on_tool = on_tool
+        self._audience = audience
 
     async def take_turn(self, prompt: str, turn: Turn) -> None:
         """Say something to the agent, and take its answer into `turn`, up to its end.
@@ -64,11 +68,18 @@ class GoalAgent:
                 raise self.gone()
         except ClaudeSDKError as error:
             raise self.gone(error) from error
+        except _LoginRefused as error:
+            await self._interrupt(turn)
+            turn.error_kind, turn.error, turn.busy = "authentication_failed", str(error), False
         except anyio.get_cancelled_exc_class():
-            with anyio.CancelScope(shield=True), anyio.move_on_after(_INTERRUPT_S), suppress(Exception):
-                await self._client.interrupt()
-                await self._hear(turn)
+            with anyio.CancelScope(shield=True):
+                await self._interrupt(turn)
             raise
+
+    async def _interrupt(self, turn: Turn) -> None:
+        with anyio.move_on_after(_INTERRUPT_S), suppress(Exception):
+            await self._client.interrupt()
+            await self._hear(turn)
 
     async def _hear(self, turn: Turn) -> bool:
         async for message in self._client.receive_messages():
@@ -83,11 +94,13 @@ class GoalAgent:
                 if isinstance(block, TextBlock) and block.text.strip():
                     turn.said.append(block.text)
                     turn.text = "\n\n".join(turn.said)
-                    self._on_text(block.text)
+                    self._audience.on_text(block.text)
                 elif isinstance(block, ToolUseBlock):
-                    self._on_tool(block.name.removeprefix(f"mcp__{TEAM_SERVER}__"), block.input)
+                    self._audience.on_tool(block.name.removeprefix(f"mcp__{TEAM_SERVER}__"), block.input)
+        elif isinstance(message, SystemMessage) and message.subtype == "api_retry":
+            self._take_retry(message.data)
         elif isinstance(message, ResultMessage):
-            turn.cost_usd = message.total_cost_usd or turn.cost_usd
+            turn.cost_usd = message.total_cost_usd
             if message.is_error:
                 turn.error = message.result or "; ".join(message.errors or []) or message.subtype
                 turn.busy = message.api_error_status in _BUSY
@@ -97,6 +110,13 @@ class GoalAgent:
                 )
             else:
                 turn.text = message.result or ""
+
+    def _take_retry(self, data: dict[str, Any]) -> None:
+        status, attempt = data.get("error_status"), int(data.get("attempt") or 1)
+        if status in (401, 403) and attempt >= _LOGIN_RETRIES:
+            raise _LoginRefused(f"The API refuses the credential (HTTP {status}); mend the login or key.")
+        wait_s = float(data.get("retry_delay_ms") or 0) / 1000
+        self._audience.on_wait(f"The API answered with HTTP {status}; Claude Code asks again in {wait_s:.0f} s.")
 
     def gone(self, error: Exception | None = None) -> AgentGone:
         """Say why the agent cannot be talked to any more."""
@@ -111,8 +131,7 @@ async def open_agent(
     environment: dict[str, str],
     directory: Path,
     tools: TeamTools,
-    on_text: Callable[[str], None],
-    on_tool: Callable[[str, dict[str, Any]], None],
+    audience: Audience,
 ) -> AsyncIterator[GoalAgent]:
     """Start an agent for the length of the block.
 
@@ -126,7 +145,7 @@ async def open_agent(
         verbatim_prompts=True, mcp_servers={TEAM_SERVER: {"type": "sdk", "name": TEAM_SERVER, "instance": server}}
     )
     client = ClaudeSDKClient(options, transport=process)
-    agent = GoalAgent(client, process, on_text, on_tool)
+    agent = GoalAgent(client, process, audience)
     try:
         try:
             await _connect(client, process)

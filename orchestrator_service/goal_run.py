@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from agent_bus.messages import TaskError
-from orchestrator_service.claude_code import command_line, find_claude, transcript_exists
+from orchestrator_service.claude_code import command_line, find_claude, find_transcript
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
 from orchestrator_service.goal_limits import AGENTS_SHARE, GoalDesk
 from orchestrator_service.goal_prompt import resumed_prompt, still_open_prompt, system_prompt
-from orchestrator_service.goal_turn import AgentGone, Turn
+from orchestrator_service.goal_turn import AgentGone, Audience, Turn
 from orchestrator_service.ledger import goals as rows
 from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow, GoalTask
@@ -140,10 +140,12 @@ class GoalRun:
         except Unavailable as error:
             raise self._failed("no_agent", str(error)) from error
         tasks = await self._tasks()
-        known = transcript_exists(claude.environment, row.session_id)
+        transcript = await asyncio.to_thread(find_transcript, claude.environment, row.session_id)
+        known = transcript is not None
         fresh = attempt == 1 and not known and not tasks
         prompt = row.goal if fresh else resumed_prompt(row, tasks, same_conversation=known)
         spent = await self._spent_usd()
+        carried = 0.0 if transcript is None else transcript.carried_usd
         command = command_line(
             claude.program,
             session_id=row.session_id,
@@ -160,24 +162,31 @@ class GoalRun:
                 environment=claude.environment,
                 directory=self._room.directory,
                 tools=TeamTools(self._desk, self._asker),
-                on_text=self._on_text,
-                on_tool=self._on_tool,
+                audience=Audience(on_text=self._on_text, on_tool=self._on_tool, on_wait=self._on_wait),
             ) as agent:
-                await self._converse(agent, prompt, spent)
+                await self._converse(agent, prompt, spent - carried)
         except AgentGone as error:
             if attempt >= MOST_ATTEMPTS:
                 raise self._failed("agent_died", f"{error} It was started {attempt} times.") from error
             log.warning("goal %s: %s", row.goal_id, error, extra={"action": "goal_agent_gone"})
 
-    async def _converse(self, agent: GoalAgent, prompt: str, spent_usd: float) -> None:
+    async def _converse(self, agent: GoalAgent, prompt: str, before_usd: float) -> None:
+        """Talk until the goal has come to its end.
+
+        Args:
+            agent: The agent.
+            prompt: What is said first.
+            before_usd: What the goal's agents have cost that this process does not count.
+        """
         reminders = 0
         while True:
             turn = Turn()
             try:
                 await agent.take_turn(prompt, turn)
             finally:
-                with anyio.CancelScope(shield=True):
-                    await self._store_cost(spent_usd + turn.cost_usd)
+                if turn.cost_usd is not None:
+                    with anyio.CancelScope(shield=True):
+                        await self._store_cost(max(0.0, before_usd + turn.cost_usd))
             open_tasks = [task for task in await self._tasks() if task.is_open]
             if turn.error_kind is not None and turn.busy:
                 self._tell("goal_waits", message=f"The API is busy: {turn.error[:_LONGEST_TEXT]}")
@@ -234,6 +243,7 @@ class GoalRun:
         left = self._row.max_budget_usd * AGENTS_SHARE - spent_usd
         if left <= 0:
             raise self._failed("max_budget", "The agent has used up its part of the goal's budget.")
+        # Unlike the cost that it tells, the bound of a process does not count what it carried over.
         return max(left, min(_LEAST_BUDGET_USD, self._row.max_budget_usd))
 
     async def _spent_usd(self) -> float:
@@ -257,6 +267,9 @@ class GoalRun:
 
     def _on_tool(self, name: str, tool_input: dict[str, Any]) -> None:
         self._tell("goal_uses", tool=name, input=_short(json.dumps(tool_input, ensure_ascii=False), _LONGEST_INPUT))
+
+    def _on_wait(self, sentence: str) -> None:
+        self._tell("goal_waits", message=sentence)
 
     def _tell(self, event: str, **data: object) -> None:
         self._room.publish(event, {"goal_id": self._row.goal_id, **data})

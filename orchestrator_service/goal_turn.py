@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 
 class AgentGone(Exception):
@@ -19,6 +21,16 @@ class Turn:
     error: str = ""
     busy: bool = False
     """Whether the error is one that goes away: a limit, or an API that is overloaded."""
-    cost_usd: float = 0.0
-    """Of all turns of this process so far."""
+    cost_usd: float | None = None
+    """Of all turns of this process so far, and of what it carried over; None if it was not told."""
     said: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audience:
+    """Who is told what the agent does while it does it. Called in the loop; never blocks."""
+
+    on_text: Callable[[str], None]
+    on_tool: Callable[[str, dict[str, Any]], None]
+    on_wait: Callable[[str], None]
+    """Takes a sentence: the API wants to be asked later, and Claude Code will."""

@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -27,8 +27,8 @@ from orchestrator_service.goal_run import GoalRoom, GoalRun, Publish
 from orchestrator_service.ledger import goals as rows
 from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow
-from orchestrator_service.orders import GoalOrder, TaskOrder
-from orchestrator_service.records import GoalRecord, GoalState, Submission
+from orchestrator_service.orders import GoalOrder, GraphOrder, TaskOrder
+from orchestrator_service.records import GoalRecord, GoalState
 from orchestrator_service.settings import GoalSettings
 from orchestrator_service.team_tools import TeamDesk
 
@@ -111,22 +111,18 @@ class Goals:
         self._room.publish("goal_ended", {"goal_id": goal_id, "state": GoalState.CANCELLED.value, "by": asker.name})
         return await self.get(goal_id)
 
-    async def submit(self, order: TaskOrder, asker: Asker) -> Submission:
-        """Hand a task in that a goal's task asks for (`order.parent`), within the goal's limits.
+    async def desk_for(self, order: TaskOrder | GraphOrder) -> GoalDesk | None:
+        """Return the desk at which an order must be handed in because a goal's task asks for it; None for any other.
 
         Raises:
-            NotKnown: there is no such parent.
-            LimitReached: the goal has no room for it, or has ended.
-            OrderRefused: as at the desk.
+            NotKnown: the task that asks is not there.
         """
-        goal_id = asker.goal_id
-        if goal_id is None and order.parent is not None:
-            goal_id = (await self._room.desk.task(order.parent)).goal_id
+        parent = next((one.parent for one in _each(order) if one.parent is not None), None)
+        goal_id = None if parent is None else (await self._room.desk.task(parent)).goal_id
         if goal_id is None:
-            return await self._room.desk.submit(order, asker)
+            return None
         running = self._running.get(goal_id)
-        desk = running.desk if running is not None else self._desk_of(await self._row(goal_id))
-        return await desk.submit(order, asker)
+        return running.desk if running is not None else self._desk_of(await self._row(goal_id))
 
     async def _row(self, goal_id: str) -> GoalRow:
         return await self._room.database.read(lambda db: rows.goal_row(db, goal_id))
@@ -157,6 +153,10 @@ class Goals:
             log.exception("goal %s stopped", row.goal_id, extra={"action": "goal_stopped"})
         finally:
             self._running.pop(row.goal_id, None)
+
+
+def _each(order: TaskOrder | GraphOrder) -> Sequence[TaskOrder]:
+    return order.tasks if isinstance(order, GraphOrder) else [order]
 
 
 class _Running:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from typing import Final
 
 import anyio
 
@@ -21,6 +23,8 @@ from orchestrator_service.settings import OrchestratorSettings
 from service_kit.http_server import listen, serve
 
 log = logging.getLogger(__name__)
+
+_LAST_ANSWERS_S: Final = 5.0
 
 
 async def run_orchestrator(settings: OrchestratorSettings) -> None:
@@ -62,7 +66,8 @@ async def run_orchestrator(settings: OrchestratorSettings) -> None:
             server = ApiServer(app)
             tasks = await stack.enter_async_context(anyio.create_task_group())
             tasks.start_soon(service.beat, name="heartbeat")
-            tasks.start_soon(serve, server, listener, name="http")
+            served = anyio.Event()
+            tasks.start_soon(_serve, server, listener, served, name="http")
             tasks.start_soon(_take_up, goals, service, name="goals")
             log.info(
                 "ready: http://%s:%d, ledger %s",
@@ -76,9 +81,16 @@ async def run_orchestrator(settings: OrchestratorSettings) -> None:
             service.stopping = True
             service.write_beat(WorkerStatus.DRAINING)
             server.stop()
+            with anyio.move_on_after(_LAST_ANSWERS_S):
+                await served.wait()
             tasks.cancel_scope.cancel()
         service.write_beat(WorkerStatus.STOPPED)
     log.info("stopped", extra={"action": "stopped"})
+
+
+async def _serve(server: ApiServer, listener: socket.socket, served: anyio.Event) -> None:
+    await serve(server, listener)
+    served.set()
 
 
 async def _take_up(goals: Goals, service: Service) -> None:

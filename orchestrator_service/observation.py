@@ -25,7 +25,7 @@ class Observation:
 
     def _observe(self, happening: Happening) -> None:
         metrics, task_id = self._metrics, happening.task_id or ""
-        match happening.stream.event:
+        match happening.event:
             case "task_submitted":
                 metrics.submissions.labels(str(happening.data.get("origin", "api"))).inc()
                 if len(self._submitted) < _MOST_TIMED:

@@ -259,7 +259,7 @@ class Orchestrator:
 
         await self._core.change(change)
         (fleet.paused.add if hold else fleet.paused.discard)(name)
-        fleet.rebuild(dict(self._core.book.in_flight))
+        self._core.look_at_fleet()
         command = Command(name=CommandName.PAUSE if hold else CommandName.RESUME)
         told = [await transport.tell(name, command) for transport in self._transports.values()]
         if hold:

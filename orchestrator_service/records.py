@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -323,10 +324,9 @@ class Invariant(BaseModel):
     checked_at: datetime | None
 
 
-class StreamEvent(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamEvent:
     """One event of a stream, ready to be sent."""
-
-    model_config = _FROZEN
 
     id: str
     """Where the reader is now: give it back as `Last-Event-ID` to go on behind it. Empty where one cannot go on."""

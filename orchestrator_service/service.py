@@ -44,7 +44,15 @@ _RESULTS_POSITION: Final = "redis:results"
 class Service:
     """A running orchestrator. Made by `open_service`."""
 
-    def __init__(self, settings: OrchestratorSettings, database: Database) -> None:
+    def __init__(
+        self,
+        settings: OrchestratorSettings,
+        database: Database,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Wire the parts; `clock` gives seconds since 1970, `monotonic` seconds that only grow."""
         self.settings = settings
         self.database = database
         self.http_port: int | None = None
@@ -54,8 +62,9 @@ class Service:
             settings.workers,
             silent_after_s=settings.silent_after_s,
             max_in_flight=settings.max_in_flight,
+            clock=monotonic,
         )
-        self.core = Core(database, self.book, self.fleet)
+        self.core = Core(database, self.book, self.fleet, clock)
         self.clerk = Clerk(self.core)
         self.transports: dict[str, Transport] = {}
         self.dispatcher = Dispatcher(self.core, self.transports)
@@ -71,7 +80,7 @@ class Service:
         self.beaten_at = 0.0
         """When the last heartbeat was written, in seconds since 1970."""
         self._silence: asyncio.TimerHandle | None = None
-        self.clerk.on_fleet_change = self._fleet_changed
+        self.core.on_fleet_change = self._fleet_changed
         self.core.on_due = self._advance
 
     def open_runs(self, transport: str) -> Callable[[], list[tuple[str, str]]]:
@@ -107,8 +116,10 @@ class Service:
             log.warning("worker %s is down", name, extra={"action": "worker_down", "worker_name": name})
         with suppress(LedgerUnavailable):
             await self.core.change(change)
-        if went:
-            await self.reconciler.evacuate(went)
+        with suppress(LedgerUnavailable):
+            # Whoever came may take what waits at those that are down.
+            down = [name for name, member in self.fleet.view.members.items() if not member.up]
+            await self.reconciler.evacuate(down)
 
     def watch_silence(self) -> None:
         """Look at the fleet when the next worker would have been silent for too long."""
@@ -119,7 +130,7 @@ class Service:
         self._silence = None if wait is None else asyncio.get_running_loop().call_later(wait, self._look)
 
     def _look(self) -> None:
-        self.clerk.look_at_fleet()
+        self.core.look_at_fleet()
         self.watch_silence()
 
     # -- loops
@@ -128,6 +139,10 @@ class Service:
         """Write the own heartbeat, again and again."""
         while True:
             self.write_beat()
+            if self.database.trouble is not None:
+                # Nobody may be writing, since it is said that one cannot: it is found out whether one can again.
+                with suppress(LedgerUnavailable):
+                    await self.core.change(_mark)
             if self._silence is None:
                 self.watch_silence()
             await anyio.sleep(self.settings.heartbeat_interval_s)
@@ -244,10 +259,18 @@ async def open_service(settings: OrchestratorSettings) -> AsyncIterator[Service]
             tasks.cancel_scope.cancel()
 
 
+def _mark(step: Step) -> None:
+    step.connection.execute(
+        "INSERT INTO positions (name, value) VALUES ('written', ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        (str(step.now),),
+    )
+
+
 async def _redis_transport(service: Service) -> Transport:
     # Redis costs time and memory that a team of files need not pay.
     from agent_bus.redis.url import parse_redis_url
-    from orchestrator_service.transports.redis import RedisTransport  # type: ignore[import-not-found]
+    from orchestrator_service.transports.redis import RedisTransport
 
     def position(connection: Any) -> str | None:
         found = connection.execute("SELECT value FROM positions WHERE name = ?", (_RESULTS_POSITION,)).fetchone()

@@ -80,7 +80,7 @@ class BudgetSettings:
     """What may be spent, in US dollars; None means no bound."""
 
     task_usd: float | None = None
-    """`TASK_BUDGET_USD`: one try of a task that names no `max_budget_usd`, and the most that one may name."""
+    """`TASK_BUDGET_USD`: a task that names no `max_budget_usd`, all its tries, and the most that one may name."""
     worker_day_usd: float | None = None
     """`WORKER_BUDGET_USD`: each worker, a day."""
     day_usd: float | None = None

@@ -17,7 +17,7 @@ from orchestrator_service.core import Core
 from orchestrator_service.errors import FieldProblem, OrderRefused
 from orchestrator_service.ledger import queries
 from orchestrator_service.records import FINAL_STATES, StreamEvent
-from orchestrator_service.scheduling.step import Happening, stream_event
+from orchestrator_service.scheduling.step import Happening
 from orchestrator_service.transports.base import JournalLine, Transport
 
 _PAGE: Final = 1000
@@ -76,7 +76,7 @@ class TaskStream:
                         self._bytes = line.position
                         yield self._line(line)
                     continue
-                if item.stream.event in ("task_sent", "task_ended", "task_retrying"):
+                if item.event in ("task_sent", "task_ended", "task_retrying"):
                     # The lines of a try come before what comes of it.
                     journal.cancel()
                     async for event in self._rest_of_journal():
@@ -84,7 +84,7 @@ class TaskStream:
                     journal = asyncio.create_task(self._feed_journal(queue))
                     feeders.append(journal)
                 yield self._stamped(item)
-                if item.stream.event == "task_ended" and await self._core.database.read(self._has_ended):
+                if item.event == "task_ended" and await self._core.database.read(self._has_ended):
                     return
         finally:
             for feeder in feeders:
@@ -102,24 +102,23 @@ class TaskStream:
                 lambda connection: queries.events_after(connection, after, _PAGE, self._task_id)  # noqa: B023
             )
             for seq, at, event, task_id, worker, goal_id, data in rows:
-                stream = stream_event(seq, at, event, task_id, worker, goal_id, data)
-                found.append(Happening(seq, task_id, worker, goal_id, {}, stream))
+                found.append(Happening(seq, at, event, task_id, worker, goal_id, data))
             if len(rows) < _PAGE:
                 return found
             after = rows[-1][0]
 
     async def _told_before(self, happening: Happening) -> AsyncIterator[StreamEvent]:
-        if happening.stream.event in ("task_ended", "task_retrying", "task_sent"):
+        if happening.event in ("task_ended", "task_retrying", "task_sent"):
             async for event in self._rest_of_journal(before=happening.seq):
                 yield event
 
     def _stamped(self, happening: Happening) -> StreamEvent:
         self._seq = max(self._seq, happening.seq)
         stream = happening.stream
-        return StreamEvent.model_construct(id=self._here(), event=stream.event, data=stream.data)
+        return StreamEvent(id=self._here(), event=stream.event, data=stream.data)
 
     def _line(self, line: JournalLine) -> StreamEvent:
-        return StreamEvent.model_construct(id=self._here(), event="agent", data=line.line)
+        return StreamEvent(id=self._here(), event="agent", data=line.line)
 
     def _here(self) -> str:
         return f"{self._seq}.{self._try}.{self._bytes}"
@@ -189,7 +188,7 @@ async def follow_team(
         lines = transports[transport].follow(worker, wire_id, at)
         async with aclosing(lines):  # type: ignore[type-var]
             async for line in lines:
-                await queue.put(StreamEvent.model_construct(id="", event="agent", data=line.line))
+                await queue.put(StreamEvent(id="", event="agent", data=line.line))
 
     def begin(wire_id: str) -> None:
         run = core.open.get(wire_id)

@@ -124,7 +124,7 @@ class CancelTask(BaseModel):
     model_config = _CONFIG
 
     task_id: _TaskId
-    reason: Annotated[str, Field(max_length=1000, description="One sentence for people.")] = ""
+    reason: Annotated[str, Field(max_length=500, description="One sentence for people.")] = ""
 
 
 class SendMessage(BaseModel):

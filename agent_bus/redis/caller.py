@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_bus.errors import QueueUnavailable
@@ -85,6 +86,20 @@ class RedisCaller:
         if not self.connected:
             self._answered()
         return answer
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Use `client` inside the block: it is noted whether Redis answers.
+
+        Raises:
+            QueueUnavailable: something in the block failed for Redis' sake.
+        """
+        try:
+            yield
+        except self._failures as error:
+            raise self._failed(error) from None
+        if not self.connected:
+            self._answered()
 
     async def aclose(self) -> None:
         """Close the connections."""

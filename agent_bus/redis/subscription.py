@@ -21,13 +21,13 @@ _pack: Any = hiredis.pack_command
 class Subscription(asyncio.Protocol):
     """One connection that listens on channels. Made by `open_subscription`."""
 
-    def __init__(self, connection: Any, channels: Iterable[str], on_message: Callable[[bytes, bytes], None]) -> None:
+    def __init__(self, connection: Any, names: Iterable[str], on_message: Callable[[bytes, bytes], None]) -> None:
         self._connection = connection
         """redis-py's: kept, since it closes the transport when it is collected."""
         self._transport: asyncio.Transport = connection._writer.transport
         self._reader = hiredis.Reader(replyError=redis.exceptions.ResponseError)
         self._on_message = on_message
-        self._unconfirmed = {channel.encode() for channel in channels}
+        self._unconfirmed = {name.encode() for name in names}
         self._confirmed = asyncio.Event()
         self._heard = asyncio.Event()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -50,12 +50,13 @@ class Subscription(asyncio.Protocol):
             if isinstance(reply, redis.exceptions.RedisError):
                 self._end(reply)
                 return
-            if not isinstance(reply, list) or len(reply) != 3:
+            if not isinstance(reply, list) or len(reply) not in (3, 4):
                 continue
-            kind, channel, content = reply
-            if kind == b"message":
+            # A message that came by a pattern names the pattern before its channel.
+            kind, channel, content = reply[0], *reply[-2:]
+            if kind in (b"message", b"pmessage"):
                 self._on_message(channel, content)
-            elif kind == b"subscribe":
+            elif kind in (b"subscribe", b"psubscribe"):
                 self._unconfirmed.discard(channel)
                 if not self._unconfirmed:
                     self._confirmed.set()
@@ -65,7 +66,7 @@ class Subscription(asyncio.Protocol):
         self._end(redis.exceptions.ConnectionError(str(exc or "the server closed the connection")))
 
     async def confirmed(self) -> None:
-        """Return once every channel is subscribed.
+        """Return once every channel and pattern is subscribed.
 
         Raises:
             redis.exceptions.RedisError: the connection was lost, or the server refused.
@@ -116,7 +117,11 @@ class Subscription(asyncio.Protocol):
 
 
 async def open_subscription(
-    client: redis.asyncio.Redis, channels: Iterable[str], on_message: Callable[[bytes, bytes], None]
+    client: redis.asyncio.Redis,
+    channels: Iterable[str],
+    on_message: Callable[[bytes, bytes], None],
+    *,
+    patterns: Iterable[str] = (),
 ) -> Subscription:
     """Connect by way of the client's pool and subscribe; messages may come before the channels are confirmed.
 
@@ -124,6 +129,7 @@ async def open_subscription(
         client: Whose server it is.
         channels: What to listen on.
         on_message: Given the channel and the message, on the event loop; must not block or raise.
+        patterns: All channels that match one of these are listened on as well.
 
     Raises:
         redis.exceptions.RedisError: it does not connect.
@@ -132,10 +138,12 @@ async def open_subscription(
     pool: Any = client.connection_pool
     connection: Any = pool.make_connection()
     await connection.connect()
-    names = tuple(channels)
-    subscription = Subscription(connection, names, on_message)
+    names, globs = tuple(channels), tuple(patterns)
+    subscription = Subscription(connection, (*names, *globs), on_message)
     subscription._transport.set_protocol(subscription)
     if subscription._transport.is_closing():
         subscription.connection_lost(None)
-    subscription._transport.write(_pack(("SUBSCRIBE", *names)))
+    for command, wanted in (("SUBSCRIBE", names), ("PSUBSCRIBE", globs)):
+        if wanted:
+            subscription._transport.write(_pack((command, *wanted)))
     return subscription

@@ -78,6 +78,7 @@ def make_app(
         version=VERSION,
         description=_DESCRIPTION,
         openapi_tags=_TAGS,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

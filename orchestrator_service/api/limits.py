@@ -44,11 +44,11 @@ class RateLimit:
 
 def too_large(most_bytes: int) -> RequestRefused:
     """Return the refusal of a body that is longer than allowed."""
+    # The connection stays open, and what is left of the body is dropped as it comes: closed on a client that still
+    # sends, it would be reset, and the client would not see why.
     return RequestRefused(
         ProblemKind.TOO_LARGE,
         f"The body has more than the {most_bytes} bytes that are allowed (MAX_REQUEST_BYTES); send less at once.",
-        # What is left of the body would have to be read before the next request on this connection.
-        headers={"Connection": "close"},
     )
 
 

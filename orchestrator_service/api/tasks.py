@@ -24,12 +24,14 @@ from orchestrator_service.api.problems import ProblemKind
 from orchestrator_service.api.sse import LAST_EVENT_ID, Streams, position
 from orchestrator_service.desk import Desk, Idempotency
 from orchestrator_service.errors import FieldProblem
-from orchestrator_service.orders import TaskQuery
+from orchestrator_service.orders import LONGEST_ID, TaskQuery
 from orchestrator_service.records import Submission, TaskPage, TaskRecord, TaskResult, TaskState, TaskSummary
 from orchestrator_service.settings import Role
 
 LONGEST_WAIT_S: Final = 600
 LONGEST_RESULT_WAIT_S: Final = 60
+MOST_WAITED_FOR: Final = 500
+"""So many ids fit into the 64 KiB that the server reads of a request's head."""
 
 _SUMMARIES: Final = TypeAdapter(list[TaskSummary])
 _KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?")
@@ -123,7 +125,8 @@ class WaitQuery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Annotated[
-        list[Name], Field(min_length=1, max_length=1000, description="A task; repeat it.", examples=[["task-7f3a9c"]])
+        list[Annotated[str, Field(max_length=LONGEST_ID)]],
+        Field(min_length=1, max_length=MOST_WAITED_FOR, description="A task; repeat it.", examples=[["task-7f3a9c"]]),
     ]
     timeout: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S, allow_inf_nan=False, description="Seconds.")] = 30.0
     any: Annotated[bool, Field(description="Whether the end of one of them is enough.")] = False

@@ -202,13 +202,14 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
     json: AsJsonLines = False,
     shared_dir: SharedDir = None,
+    redis: Redis = None,
     api: Api = None,
     token_file: TokenFile = None,
 ) -> int:
     """Show a worker's log, or what the agent of one task does."""
     from orchestrator_service.cli import logs as command
 
-    where = Where(shared_dir=shared_dir, api=api, token_file=token_file)
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file)
     return command.logs(worker, task_id=task, follow=follow, lines=lines, as_json=json, where=where)
 
 
@@ -361,6 +362,14 @@ def hook(
 
     given = {"--worker": worker, "--shared-dir": shared_dir, "--rules": rules}
     return run_hook([str(word) for pair in given.items() if pair[1] is not None for word in pair])
+
+
+@app.command()
+def mcp(api: Api = None, token_file: TokenFile = None, shared_dir: SharedDir = None) -> int:
+    """Offer the team's tools to a Claude Code of your own, as an MCP server on standard input and output."""
+    from orchestrator_service.cli.mcp import run_mcp
+
+    return run_mcp(Where(shared_dir=shared_dir, api=api, token_file=token_file))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from agent_bus.layout import ORCHESTRATOR
 from agent_bus.messages import Event, is_task_id
 from orchestrator_service.changes import open_changes
 from orchestrator_service.cli.api_place import find_api, or_without
+from orchestrator_service.cli.channels import Channels, find_channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_shared_dir, find_worker
 from orchestrator_service.cli.tasks import find_result, find_task
@@ -35,6 +36,9 @@ _COLOURS: Final = {"warning": "33", "error": "31", "critical": "31;1"}
 def logs(worker: str | None, *, task_id: str | None, follow: bool, lines: int, as_json: bool, where: Where) -> int:
     """Print the last lines and, with `follow`, go on until Ctrl-C (for a task: until it has its result)."""
     if task_id is not None and worker is None and _by_api(where, task_id, follow, lines, as_json):
+        return 0
+    channels = find_channels(where.shared_dir, where.redis) if task_id is not None else None
+    if channels is not None and task_id is not None and _by_redis(channels, task_id, worker, follow, lines, as_json):
         return 0
     shared = find_shared_dir(where.shared_dir)
     if task_id is not None:
@@ -69,6 +73,28 @@ def _by_api(where: Where, task_id: str, follow: bool, lines: int, as_json: bool)
         print(line if as_json else _event_line(line), flush=True)
 
     return bool(or_without(place, partial(task_log, task_id=task_id, follow=follow, lines=lines, show=show)))
+
+
+def _by_redis(channels: Channels, task_id: str, worker: str | None, follow: bool, lines: int, as_json: bool) -> bool:
+    """Show the events of a task in Redis; False where files tell of it, or nothing does and there are files."""
+    if not is_task_id(task_id) or not channels.has_redis:
+        return False
+    if (shared := channels.shared) is not None:
+        journals = shared.glob(f"events/*/{task_id}.jsonl")
+        if any(journals) or find_task(shared, task_id) is not None or find_result(shared, task_id) is not None:
+            return False
+    from orchestrator_service.cli.redis_logs import has_ended_in_redis, logs_from_redis
+
+    show: Callable[[str], str] = (lambda line: line) if as_json else _event_line
+    kept = None if shared is None else shared / "orchestrator" / "events" / f"{task_id}.jsonl"
+    if kept is not None and kept.exists():
+        # The orchestrator listens, and has written down what came before this moment as well.
+        position = _print_last(kept, lines, show)
+        if follow:
+            with channels.redis() as client:
+                anyio.run(_follow, kept, position, show, partial(has_ended_in_redis, client, task_id))
+        return True
+    return logs_from_redis(channels, task_id, worker, follow=follow, show=show)
 
 
 def _find_journal(shared: Path, task_id: str, worker: str | None) -> Path:

@@ -69,9 +69,13 @@ class Database:
         Raises:
             LedgerUnavailable: the file cannot be written (a full disk, say); nothing was changed.
         """
+        return await self.begin_write(change)
+
+    def begin_write(self, change: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        """Do the same for who does not wait for it here: the future gets what `write` returns or raises."""
         answer: asyncio.Future[T] = self._loop.create_future()
         self._orders.put((change, answer))
-        return await answer
+        return answer
 
     async def read(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run `question` in a reading thread, on what is committed.
@@ -175,10 +179,10 @@ class Database:
         connection.execute("SAVEPOINT one")
         try:
             value = change(connection)
-        except sqlite3.OperationalError:
-            # Not this change's fault (a full disk): the whole group is given up.
-            raise
         except BaseException as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+                # Not this change's fault (a full disk, a broken file): the whole group is given up.
+                raise
             connection.execute("ROLLBACK TO one")
             connection.execute("RELEASE one")
             self.on_rollback(False)

@@ -65,8 +65,8 @@ class GoalTask:
 
     @property
     def committed_usd(self) -> float:
-        """What it has cost and, while it has not ended, may cost yet."""
-        return (self.cost_usd or 0.0) + (self.reserve_usd or 0.0 if self.is_open else 0.0)
+        """What it has cost or, while it has not ended, may cost in all its tries."""
+        return max(self.cost_usd or 0.0, self.reserve_usd or 0.0 if self.is_open else 0.0)
 
 
 def insert_goal(db: sqlite3.Connection, row: GoalRow) -> None:

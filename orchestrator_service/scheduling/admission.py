@@ -14,7 +14,6 @@ from orchestrator_service.errors import Conflict, FieldProblem, OrderRefused
 from orchestrator_service.orders import GraphOrder, OnFailure, TaskOrder
 from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.graphs import Node, resolve
-from orchestrator_service.scheduling.lifecycle import get, release
 from orchestrator_service.scheduling.routing import FleetView, lane_of
 from orchestrator_service.scheduling.step import Step
 
@@ -24,8 +23,8 @@ _CHUNK: Final = 500
 _FAILED: Final = (TaskState.FAILED, TaskState.TIMED_OUT, TaskState.CANCELLED)
 _INSERT: Final = (
     "INSERT INTO tasks (seq, task_id, state, lane, priority, title, graph_id, goal_id, schedule, parent, depth, origin,"
-    " submitted_by, on_failure, session, needs, unmet, reserve_usd, submitted_at, next_at, deadline)"
-    f" VALUES ({', '.join('?' * 21)})"
+    " submitted_by, on_failure, session, needs, unmet, reserve_usd, submitted_at, next_at, ready_at, deadline)"
+    f" VALUES ({', '.join('?' * 22)})"
 )
 
 
@@ -217,7 +216,7 @@ def _insert(
 ) -> None:
     connection = step.connection
     own = {node.order.task_id or "": first_seq + number for number, node in enumerate(nodes)}
-    tasks, bodies, edges, free = [], [], [], []
+    tasks, bodies, edges = [], [], []
     depths: dict[str | None, int] = {None: 0}
     for number, node in enumerate(nodes):
         order, seq = node.order, first_seq + number
@@ -230,15 +229,18 @@ def _insert(
             if state == TaskState.COMPLETED or (state in _FAILED and on_failure == OnFailure.CONTINUE):
                 continue
             unmet += 1
+        not_before = None if order.not_before is None else order.not_before.timestamp()
+        state = TaskState.BLOCKED
         if not unmet:
-            free.append(seq)
+            state = TaskState.READY if not_before is None or not_before <= step.now else TaskState.SCHEDULED
+        lane = lane_of(order.worker, order.role, order.skills)
         reserve = order.max_budget_usd if order.max_budget_usd is not None else step.book.budget.task_usd
         tasks.append(
             (
                 seq,
                 order.task_id,
-                TaskState.BLOCKED.value,
-                lane_of(order.worker, order.role, order.skills),
+                state.value,
+                lane,
                 order.priority,
                 order.title,
                 graph_id,
@@ -254,18 +256,17 @@ def _insert(
                 unmet,
                 reserve,
                 step.now,
-                None if order.not_before is None else order.not_before.timestamp(),
+                not_before if state is not TaskState.READY else None,
+                step.now if state is TaskState.READY else None,
                 None if order.deadline is None else order.deadline.timestamp(),
             )
         )
         bodies.append((seq, order.model_dump_json(exclude_defaults=True)))
-        step.book.moved(None, TaskState.BLOCKED.value)
+        step.set_state(seq, lane, None, state)
     connection.executemany(_INSERT, tasks)
     connection.executemany("INSERT INTO orders (seq, body) VALUES (?, ?)", bodies)
     connection.executemany("INSERT INTO dependencies (seq, needs) VALUES (?, ?)", edges)
     _tell(step, nodes, graph_id, asker)
-    for seq in free:
-        release(step, get(connection, seq))
 
 
 def _depth_below(connection: sqlite3.Connection, parent: str | None, number: int, *, single: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final, NamedTuple
 
+from orchestrator_service.errors import Conflict
 from orchestrator_service.orders import OnFailure
 from orchestrator_service.records import FINAL_STATES, TaskState
 from orchestrator_service.scheduling.step import OpenRun, Step
@@ -14,6 +15,7 @@ WAITING_STATES: Final = (TaskState.BLOCKED, TaskState.SCHEDULED, TaskState.READY
 DEPENDENCY_FAILED: Final = "dependency_failed"
 
 _COLUMNS: Final = "seq, task_id, state, lane, worker, goal_id, on_failure, wire_id, next_at, cancel_at, cancel_status"
+_OF_T: Final = ", ".join(f"t.{name.strip()}" for name in _COLUMNS.split(","))
 
 
 class Row(NamedTuple):
@@ -64,8 +66,13 @@ def release(step: Step, row: Row) -> None:
 def end(step: Step, row: Row, state: TaskState, *, kind: str | None = None, message: str | None = None) -> None:
     """End a task, and settle what that means for those that need it, however many there are in a row."""
     pending: list[tuple[Row, TaskState, str | None, str | None]] = [(row, state, kind, message)]
+    met: set[int] = set()
     while pending:
         ended, how, why, words = pending.pop()
+        if ended.seq in met:
+            # It needs several that failed.
+            continue
+        met.add(ended.seq)
         step.connection.execute(
             "UPDATE tasks SET state = ?, ended_at = ?, next_at = NULL, error_kind = ?, error_message = ? WHERE seq = ?",
             (how.value, step.now, why, words, ended.seq),
@@ -93,9 +100,8 @@ _HOW: Final = {
 
 
 def _blocked_by(connection: sqlite3.Connection, seq: int) -> list[Row]:
-    columns = ", ".join(f"t.{name.strip()}" for name in _COLUMNS.split(","))
     rows = connection.execute(
-        f"SELECT {columns} FROM dependencies AS d JOIN tasks AS t ON t.seq = d.seq"
+        f"SELECT {_OF_T} FROM dependencies AS d JOIN tasks AS t ON t.seq = d.seq"
         " WHERE d.needs = ? AND t.state = 'blocked'",
         (seq,),
     )
@@ -133,29 +139,70 @@ def open_run(connection: sqlite3.Connection, wire_id: str) -> OpenRun | None:
 
 
 def try_again(step: Step, row: Row) -> None:
-    """Let a task run anew that ended without completing; those that failed because of it wait for it again."""
-    revived = [row]
-    while revived:
-        task = revived.pop()
-        (unmet,) = step.connection.execute(
-            "SELECT COUNT(*) FROM dependencies AS d JOIN tasks AS t ON t.seq = d.needs WHERE d.seq = ?"
-            " AND NOT (t.state = 'completed' OR (t.ended_at IS NOT NULL AND t.on_failure = 'continue'))",
-            (task.seq,),
-        ).fetchone()
+    """Let a task run anew that ended without completing; those that failed because of it wait for it again.
+
+    Raises:
+        Conflict: it needs a task that has failed itself.
+    """
+    if failed := _failed_needs(step.connection, row.seq):
+        name, how = failed[0].task_id, _HOW[TaskState(failed[0].state)]
+        raise Conflict(f"Task {row.task_id} needs {name}, which {how}; retry that one, and this one comes with it.")
+    revived = _revived(step.connection, row)
+    for task in revived:
         step.connection.execute(
-            "UPDATE tasks SET state = 'blocked', unmet = ?, ended_at = NULL, error_kind = NULL, error_message = NULL,"
+            "UPDATE tasks SET state = 'blocked', ended_at = NULL, error_kind = NULL, error_message = NULL,"
             " cancel_at = NULL, cancel_status = NULL, started_at = NULL, sent_at = NULL, retries = 0,"
             " deadline = CASE WHEN deadline <= ? THEN NULL ELSE deadline END WHERE seq = ?",
-            (unmet, step.now, task.seq),
+            (step.now, task.seq),
         )
         step.set_state(task.seq, task.lane, task.state, TaskState.BLOCKED)
         step.happened("task_retrying", {"by_hand": True}, task_id=task.task_id, goal_id=task.goal_id)
+    # What each of them waits for is known only when all of them are open again.
+    for task in revived:
+        (unmet,) = step.connection.execute(
+            "UPDATE tasks SET unmet = (SELECT COUNT(*) FROM dependencies AS d JOIN tasks AS t ON t.seq = d.needs"
+            " WHERE d.seq = tasks.seq AND NOT (t.state = 'completed'"
+            " OR (t.ended_at IS NOT NULL AND t.on_failure = 'continue'))) WHERE seq = ? RETURNING unmet",
+            (task.seq,),
+        ).fetchone()
         if not unmet:
             release(step, get(step.connection, task.seq))
-        columns = ", ".join(f"t.{name.strip()}" for name in _COLUMNS.split(","))
-        rows = step.connection.execute(
-            f"SELECT {columns} FROM dependencies AS d JOIN tasks AS t ON t.seq = d.seq"
-            f" WHERE d.needs = ? AND t.error_kind = '{DEPENDENCY_FAILED}'",
-            (task.seq,),
-        )
-        revived += [Row(*found) for found in rows.fetchall()]
+
+
+def _revived(connection: sqlite3.Connection, row: Row) -> list[Row]:
+    """Return a task and those that failed because of it, but for those that another failed task holds down."""
+    found = {row.seq: row}
+    pending = [row.seq]
+    while pending:
+        for dependent in _failed_by(connection, pending.pop()):
+            if dependent.seq not in found:
+                found[dependent.seq] = dependent
+                pending.append(dependent.seq)
+    held = [
+        task
+        for task in found.values()
+        if task is not row and any(need.seq not in found for need in _failed_needs(connection, task.seq))
+    ]
+    while held:
+        task = held.pop()
+        if found.pop(task.seq, None) is not None and task.on_failure != OnFailure.CONTINUE:
+            held += [dependent for dependent in _failed_by(connection, task.seq) if dependent.seq in found]
+    return list(found.values())
+
+
+def _failed_by(connection: sqlite3.Connection, seq: int) -> list[Row]:
+    rows = connection.execute(
+        f"SELECT {_OF_T} FROM dependencies AS d JOIN tasks AS t ON t.seq = d.seq"
+        f" WHERE d.needs = ? AND t.error_kind = '{DEPENDENCY_FAILED}' AND t.ended_at IS NOT NULL",
+        (seq,),
+    )
+    return [Row(*row) for row in rows]
+
+
+def _failed_needs(connection: sqlite3.Connection, seq: int) -> list[Row]:
+    rows = connection.execute(
+        f"SELECT {_OF_T} FROM dependencies AS d JOIN tasks AS t ON t.seq = d.needs WHERE d.seq = ?"
+        " AND t.ended_at IS NOT NULL AND t.state != 'completed' AND t.on_failure = 'fail_dependents'",
+        (seq,),
+    )
+    return [Row(*row) for row in rows]

@@ -16,7 +16,7 @@ from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.lifecycle import end, get
 from orchestrator_service.scheduling.placeholders import fill_in
 from orchestrator_service.scheduling.routing import Member, lane_of
-from orchestrator_service.scheduling.step import Step
+from orchestrator_service.scheduling.step import Step, encode
 from orchestrator_service.transports.base import Dispatch
 
 LARGEST_BODY_BYTES: Final = 1_048_576
@@ -135,27 +135,21 @@ def _move_to(step: Step, seq: int, lane: str, worker: str) -> None:
 def send(step: Step, seq: int, member: Member, session: str | None, reserve: float | None) -> None:
     """Hand a task to a worker: the run is in the ledger before anything of it is on its way."""
     connection = step.connection
-    task_id, tries, cost = connection.execute(
-        "SELECT task_id, tries, cost_usd FROM tasks WHERE seq = ?", (seq,)
+    task_id, state, lane, goal_id, tries, cost = connection.execute(
+        "SELECT task_id, state, lane, goal_id, tries, cost_usd FROM tasks WHERE seq = ?", (seq,)
     ).fetchone()
     number = tries + 1
     wire_id = task_id if number == 1 else f"{task_id}+{number}"
-    row = get(connection, seq)
     cap = None if reserve is None else max(0.0, reserve - (cost or 0.0))
     amount = cap if member.costs else None
     if cap is not None and cap <= 0.0:
-        end(
-            step,
-            row,
-            TaskState.FAILED,
-            kind="max_budget",
-            message=f"Its tries have cost ${cost:.2f} of ${reserve:.2f}.",
-        )
+        told = f"Its tries have cost ${cost:.2f} of ${reserve:.2f}."
+        end(step, get(connection, seq), TaskState.FAILED, kind="max_budget", message=told)
         return
     body = compose(connection, seq, wire_id, number, member.name, step.now, cap)
     if len(body) > LARGEST_BODY_BYTES:
         told = f"With the outputs that it names the task has {len(body)} bytes; workers take {LARGEST_BODY_BYTES}."
-        end(step, row, TaskState.FAILED, kind="prompt_too_large", message=told)
+        end(step, get(connection, seq), TaskState.FAILED, kind="prompt_too_large", message=told)
         return
     transport = member.transport or ""
     connection.execute(
@@ -174,11 +168,11 @@ def send(step: Step, seq: int, member: Member, session: str | None, reserve: flo
             " ON CONFLICT (session) DO UPDATE SET used_at = excluded.used_at",
             (session, member.name, step.now),
         )
-    step.set_state(seq, row.lane, row.state, TaskState.SENT)
+    step.set_state(seq, lane, state, TaskState.SENT)
     step.book.in_flight[member.name] += 1
     step.book.reserved[member.name] += amount or 0.0
     data = {"wire_id": wire_id, "try": number, "transport": transport}
-    step.happened("task_sent", data, task_id=task_id, worker=member.name, goal_id=row.goal_id)
+    step.happened("task_sent", data, task_id=task_id, worker=member.name, goal_id=goal_id)
     step.effects.dispatches.append(Dispatch(wire_id=wire_id, worker=member.name, transport=transport, body=body))
 
 
@@ -192,12 +186,12 @@ def compose(
     cap_usd: float | None,
 ) -> bytes:
     """Return a task as its worker reads it. The same whenever it is asked for, deadlines apart."""
-    task_id, graph_id, goal_id, submitted_at, deadline = connection.execute(
-        "SELECT task_id, graph_id, goal_id, submitted_at, deadline FROM tasks WHERE seq = ?", (seq,)
+    task_id, graph_id, goal_id, submitted_at, deadline, text = connection.execute(
+        "SELECT t.task_id, t.graph_id, t.goal_id, t.submitted_at, t.deadline, o.body FROM tasks AS t"
+        " JOIN orders AS o ON o.seq = t.seq WHERE t.seq = ?",
+        (seq,),
     ).fetchone()
-    order: dict[str, Any] = json.loads(
-        connection.execute("SELECT body FROM orders WHERE seq = ?", (seq,)).fetchone()[0]
-    )
+    order: dict[str, Any] = json.loads(text)
     ours = {"task_id": task_id, "try": number, "graph_id": graph_id, "goal_id": goal_id}
     task: dict[str, Any] = {
         "task_id": wire_id,
@@ -215,7 +209,7 @@ def compose(
         task["timeout"] = min(timeout, 30 * 86_400.0)
     if cap_usd is not None:
         task["max_budget_usd"] = cap_usd
-    return json.dumps(task, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return encode(task).encode()
 
 
 def _result_of(connection: sqlite3.Connection, task_id: str) -> Result | None:

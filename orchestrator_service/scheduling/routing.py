@@ -16,6 +16,11 @@ from orchestrator_service.records import Route
 
 def lane_of(worker: str | None, role: str | None, skills: Iterable[str]) -> str:
     """Return the lane of tasks with this destination; all empty means any worker."""
+    return _lane(worker, role, tuple(skills))
+
+
+@lru_cache(maxsize=4096)
+def _lane(worker: str | None, role: str | None, skills: tuple[str, ...]) -> str:
     wanted = sorted({skill.casefold().strip() for skill in skills})
     return json.dumps([worker, None if role is None else role.casefold().strip(), wanted], ensure_ascii=False)
 
@@ -41,6 +46,8 @@ class Member:
     """Whether its heartbeat is fresh."""
     paused: bool = False
     """Whether it is to get nothing new: somebody said so, or it says so itself."""
+    unreachable: str | None = None
+    """Why nothing can be handed over to it now."""
     slots: int = 1
     """Of all its instances."""
     cap: int = 2
@@ -53,7 +60,7 @@ class Member:
     @property
     def takes(self) -> bool:
         """Whether it may be sent something now."""
-        return self.up and not self.paused and self.transport is not None
+        return self.up and not self.paused and self.transport is not None and self.unreachable is None
 
     def fits(self, route: Route) -> bool:
         """Tell whether a task of this destination is for it."""

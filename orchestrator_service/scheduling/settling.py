@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from orchestrator_service.scheduling.routing import lane_of
 from orchestrator_service.scheduling.step import Step
 from orchestrator_service.transports.base import Dispatch, HeardResult, Undelivered
 
-_UNDELIVERED_PAUSE_S: Final = 2.0
 _MOVED: Final = "withdrawn"
 
 
@@ -41,7 +39,7 @@ def settle(step: Step, heard: HeardResult) -> None:
     row = get(step.connection, seq)
     cost = _cost(result, reserved)
     started = result.started_at.timestamp() if result.started_at is not None else started_at
-    _close_run(step, result, started, cost)
+    _close_run(step, heard, started, cost)
     step.book.in_flight[worker] -= 1
     if budget_day == step.book.day:
         step.book.reserved[worker] -= reserved or 0.0
@@ -67,10 +65,11 @@ def _cost(result: Result, reserved: float | None) -> float | None:
     return None
 
 
-def _close_run(step: Step, result: Result, started: float | None, cost: float | None) -> None:
+def _close_run(step: Step, heard: HeardResult, started: float | None, cost: float | None) -> None:
+    result = heard.result
     step.connection.execute(
         "UPDATE runs SET ended_at = ?, started_at = ?, status = ?, session_id = ?, attempts = ?, cost_usd = ?,"
-        " error_kind = ?, error_message = ? WHERE wire_id = ?",
+        " error_kind = ?, error_message = ?, event_position = ? WHERE wire_id = ?",
         (
             step.now,
             started,
@@ -80,6 +79,7 @@ def _close_run(step: Step, result: Result, started: float | None, cost: float | 
             cost,
             None if result.error is None else result.error.kind,
             None if result.error is None else result.error.message,
+            heard.event_position,
             result.task_id,
         ),
     )
@@ -161,7 +161,7 @@ def _adopt(step: Step, heard: HeardResult) -> None:
         "INSERT INTO runs (wire_id, seq, number, worker, transport, sent_at, budget_day) VALUES (?, ?, 1, ?, ?, ?, ?)",
         (result.task_id, cursor.lastrowid, result.worker, heard.transport, queued, day),
     )
-    _close_run(step, result, started, result.cost_usd)
+    _close_run(step, heard, started, result.cost_usd)
     step.connection.execute("UPDATE runs SET ended_at = ? WHERE wire_id = ?", (ended, result.task_id))
     if day == step.book.day:
         step.book.spent[result.worker] += result.cost_usd or 0.0
@@ -229,7 +229,7 @@ def take_back(step: Step, wire_id: str) -> None:
 
 
 def not_delivered(step: Step, failures: Sequence[Undelivered]) -> None:
-    """Put tasks back that could not be handed over; they are tried again a little later, under the same name."""
+    """Put tasks back that could not be handed over; they are sent under the same name when somebody can be reached."""
     for failure in failures:
         found = step.connection.execute(
             "DELETE FROM runs WHERE wire_id = ? AND ended_at IS NULL RETURNING seq, worker, reserved_usd, budget_day",
@@ -240,13 +240,10 @@ def not_delivered(step: Step, failures: Sequence[Undelivered]) -> None:
         seq, worker, reserved, budget_day = found
         _forget_run(step, worker, reserved, budget_day)
         row = get(step.connection, seq)
-        pause = _UNDELIVERED_PAUSE_S * (0.5 + random.random())
         step.connection.execute(
-            "UPDATE tasks SET state = 'scheduled', next_at = ?, tries = tries - 1, wire_id = NULL, sent_at = NULL,"
-            " error_kind = 'undelivered', error_message = ? WHERE seq = ?",
-            (step.now + pause, failure.reason, seq),
+            "UPDATE tasks SET state = 'ready', tries = tries - 1, wire_id = NULL, sent_at = NULL WHERE seq = ?", (seq,)
         )
-        step.set_state(seq, row.lane, row.state, TaskState.SCHEDULED)
+        step.set_state(seq, row.lane, row.state, TaskState.READY)
         data = {"wire_id": failure.dispatch.wire_id, "reason": failure.reason}
         step.happened("task_undelivered", data, task_id=row.task_id, worker=worker, goal_id=row.goal_id)
         if row.cancel_at is not None:

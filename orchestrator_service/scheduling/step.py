@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_json
+
 from orchestrator_service.records import StreamEvent, TaskState
 from orchestrator_service.scheduling.book import Book
 from orchestrator_service.scheduling.routing import FleetView
@@ -24,16 +26,42 @@ class OpenRun:
     transport: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Happening:
     """An event that is in the ledger."""
 
     seq: int
+    at: float
+    event: str
     task_id: str | None
     worker: str | None
     goal_id: str | None
-    data: Mapping[str, Any]
-    stream: StreamEvent
+    text: str
+    """Its data as JSON."""
+    _data: Mapping[str, Any] | None = None
+    _stream: StreamEvent | None = None
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What it tells beside who and when."""
+        if self._data is None:
+            self._data = json.loads(self.text)
+        return self._data
+
+    @property
+    def stream(self) -> StreamEvent:
+        """The event as it is sent: encoded when the first one wants it, once for all."""
+        if self._stream is None:
+            head = {
+                "event": self.event,
+                "timestamp": datetime.fromtimestamp(self.at, UTC),
+                "task_id": self.task_id,
+                "worker": self.worker,
+                "goal_id": self.goal_id,
+            }
+            body = encode(head)[:-1] + f',"data":{self.text}}}'
+            self._stream = StreamEvent(id=str(self.seq), event=self.event, data=body.encode("utf-8", "replace"))
+        return self._stream
 
 
 @dataclass(slots=True)
@@ -70,16 +98,16 @@ class Step:
         goal_id: str | None = None,
     ) -> None:
         """Write an event down, and have it told."""
-        text = json.dumps(data, ensure_ascii=False, default=str)
+        text = encode(data)
         row = self.connection.execute(
             "INSERT INTO events (at, event, task_id, worker, goal_id, data) VALUES (?, ?, ?, ?, ?, ?)",
             (self.now, event, task_id, worker, goal_id, text),
         )
-        seq = row.lastrowid or 0
-        stream = stream_event(seq, self.now, event, task_id, worker, goal_id, text)
-        self.effects.happenings.append(Happening(seq, task_id, worker, goal_id, data, stream))
+        self.effects.happenings.append(
+            Happening(row.lastrowid or 0, self.now, event, task_id, worker, goal_id, text, data)
+        )
 
-    def set_state(self, seq: int, lane: str, before: str, after: TaskState) -> None:
+    def set_state(self, seq: int, lane: str, before: str | None, after: TaskState) -> None:
         """Keep the counts in step with a task that changes its state; the row itself is the caller's to write."""
         self.book.moved(before, after.value)
         if before == TaskState.READY:
@@ -88,16 +116,9 @@ class Step:
             self.book.lanes[lane] += 1
 
 
-def stream_event(
-    seq: int, at: float, event: str, task_id: str | None, worker: str | None, goal_id: str | None, data: str
-) -> StreamEvent:
-    """Return an event of the ledger as it is sent; `data` is JSON already."""
-    head = {
-        "event": event,
-        "timestamp": datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        "task_id": task_id,
-        "worker": worker,
-        "goal_id": goal_id,
-    }
-    body = f'{json.dumps(head, ensure_ascii=False)[:-1]}, "data": {data}}}'.encode("utf-8", "replace")
-    return StreamEvent.model_construct(id=str(seq), event=event, data=body)
+def encode(data: Mapping[str, Any]) -> str:
+    """Return JSON; what JSON cannot hold (half a character, an odd object) becomes text of some kind."""
+    try:
+        return to_json(data).decode()
+    except ValueError:
+        return json.dumps(data, default=str)

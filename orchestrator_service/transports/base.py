@@ -57,6 +57,8 @@ class HeardResult:
     transport: str
     position: str | None = None
     """How far the transport's stream is read with it; stored together with the result."""
+    event_position: int = 0
+    """How many bytes the task's journal has by now."""
     on_stored: Callable[[], None] | None = None
     """Called once the ledger has it, so that whatever told of it can be cleared away."""
 

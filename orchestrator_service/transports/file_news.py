@@ -27,7 +27,7 @@ from agent_bus.layout import ORCHESTRATOR, TRIGGER_SUFFIX, WorkerLayout, is_work
 from agent_bus.messages import Heartbeat, is_task_id
 from orchestrator_service.transports.base import Ears, HeardResult
 from orchestrator_service.transports.file_tasks import answer_of_letter
-from orchestrator_service.transports.journals import Journals
+from orchestrator_service.transports.journals import Journals, journal_size
 from orchestrator_service.transports.result_files import BrokenResult, read_result_file
 from orchestrator_service.transports.slices import SLICE_S, Slices
 from orchestrator_service.transports.watching import Watching
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 FILE: Final = "file"
 _BLIND_RESCAN_S: Final = 1.0
 """How often to look where the kernel tells nothing."""
+_DEAF_AFTER: Final = 3
+"""Rescans in a row; the first one finds what was there before, and one may be faster than the kernel's word."""
 _NOTICE_PREFIX: Final = "result-"
 _BEAT_SUFFIX: Final = "-watcher.json"
 _JOURNAL_SUFFIX: Final = ".jsonl"
@@ -84,10 +86,14 @@ class FileNews:
         self._rescan_wanted = asyncio.Event()
         self._scanner: asyncio.Task[None] | None = None
         self._trouble: dict[Path, str] = {}
+        self._unheard = 0
+        """Rescans in a row that found a heartbeat of which the kernel had told nothing."""
 
     @property
     def blind(self) -> str | None:
         """Why the kernel tells nothing, or None."""
+        if self._watching.blind is None and self._unheard >= _DEAF_AFTER:
+            return f"changes below {self._shared} are not told (a network file system, perhaps)"
         return self._watching.blind
 
     def living(self) -> list[Heartbeat]:
@@ -138,9 +144,11 @@ class FileNews:
         self._trouble.clear()
         self._arm()
         slices = Slices()
+        unheard = False
         for name in self._listing(self._heartbeats):
-            self._beat_came(name)
+            unheard |= self._look_at_beat(name)
             await slices.breathe()
+        self._unheard = self._unheard + 1 if unheard else 0
         seen: dict[str, int] = {}
         for number, (name, inode) in enumerate(self._notices_there()):
             seen[name] = inode
@@ -255,28 +263,36 @@ class FileNews:
         if result is None:
             return False
         on_stored = None if notice is None else partial(_remove, notice)
-        self._ears.hear_result(HeardResult(result=result, transport=FILE, on_stored=on_stored))
+        position = journal_size(WorkerLayout.under(self._shared, worker).event_journal(wire_id))
+        self._ears.hear_result(HeardResult(result=result, transport=FILE, event_position=position, on_stored=on_stored))
         return True
 
     # -- heartbeats
 
     def _beat_came(self, name: str) -> None:
+        self._unheard = 0
+        self._look_at_beat(name)
+
+    def _look_at_beat(self, name: str) -> bool:
+        """Tell of a heartbeat unless it was told; returns whether it was told now."""
         worker = name.removesuffix(_BEAT_SUFFIX)
         if not name.endswith(_BEAT_SUFFIX) or not is_worker_name(worker):
-            return
+            return False
         try:
             body, status = read_untrusted(f"{self._heartbeats}/{name}", max_bytes=_MOST_BEAT_BYTES, owners=None)
             if self._beats.get(name) == status.st_mtime_ns:
-                return
+                return False
             beat = Heartbeat.model_validate_json(body)
         except (OSError, TriggerRejected, ValidationError):
-            return
-        if beat.worker == worker:
-            self._beats[name] = status.st_mtime_ns
-            self._last_beats[worker, beat.instance] = beat
-            if len(self._last_beats) > _MOST_BEATS:
-                self.living()
-            self._ears.hear_heartbeat(FILE, beat)
+            return False
+        if beat.worker != worker:
+            return False
+        self._beats[name] = status.st_mtime_ns
+        self._last_beats[worker, beat.instance] = beat
+        if len(self._last_beats) > _MOST_BEATS:
+            self.living()
+        self._ears.hear_heartbeat(FILE, beat)
+        return True
 
     # -- journals
 

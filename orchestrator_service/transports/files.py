@@ -114,7 +114,7 @@ class FileTransport:
         return True
 
     async def running(self) -> dict[str, list[str]]:
-        """Return who holds what: by the claims in the directories, and by what fresh heartbeats say beside them."""
+        """Return who holds what: by the claims in the directories, and who else says in its heartbeat that it does."""
         holders: dict[str, dict[str, None]] = {}
         taken_at: dict[str, float] = {}
         slices = Slices()
@@ -126,9 +126,9 @@ class FileTransport:
                     await slices.breathe()
         for beat in [] if self._news is None else self._news.living():
             for task_id in beat.current_tasks:
-                # What is older than the claim tells of the owner before this one.
-                if beat.timestamp.timestamp() > taken_at.get(task_id, 0.0):
-                    holders.setdefault(task_id, {})[f"{beat.worker}/{beat.instance}"] = None
+                # What is older than the claim tells of the owner before this one. A task without one is in Redis.
+                if task_id in holders and beat.timestamp.timestamp() > taken_at[task_id]:
+                    holders[task_id][f"{beat.worker}/{beat.instance}"] = None
         return {task_id: list(found) for task_id, found in holders.items()}
 
     # -- in

@@ -220,3 +220,11 @@ def read_journal(path: Path, after: int) -> list[JournalLine]:
         return found
     finally:
         journal.close()
+
+
+def journal_size(path: Path) -> int:
+    """Return the bytes of a journal; 0 where there is none."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

@@ -66,10 +66,13 @@ class Watching:
             if _identity_or_none(path) == known.identity:
                 return True
             self.unwatch(path)
+        if not events & Mask.ONLYDIR:
+            # Where a directory really is, is its owner's choice; what lies in it is anybody's.
+            events |= Mask.DONT_FOLLOW
         try:
-            watch = self._inotify.add_watch(path, events | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.DONT_FOLLOW)
+            watch = self._inotify.add_watch(path, events | Mask.DELETE_SELF | Mask.MOVE_SELF)
             identity = _identity(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             self.blind = f"{path} cannot be watched ({error.strerror or error})"
@@ -149,7 +152,7 @@ class Watching:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    status = os.lstat(path)
+    status = os.stat(path)
     return status.st_dev, status.st_ino
 
 

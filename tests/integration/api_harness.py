@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -251,6 +255,22 @@ class MemoryDesk:
     async def counts(self) -> dict[str, int]:
         self._asked()
         return dict(examples.COUNTS)
+
+
+async def explore(served: Served, directory: Path, *, without: str, seed: int) -> tuple[int, str]:
+    """Let schemathesis try what the OpenAPI document allows and what it does not; return its exit code and report."""
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+    done = await anyio.run_process(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/openapi.json"),
+            *(f"--checks={checks}", "--phases=fuzzing", "--max-examples=8", f"--seed={seed}", "--no-color"),
+            *(f"--exclude-path-regex={without}", "--request-timeout=10", "--generation-database=none"),
+        ],
+        check=False,
+        stderr=subprocess.STDOUT,
+        cwd=directory,
+    )
+    return done.returncode, done.stdout.decode(errors="replace")[-6000:]
 
 
 class Served:

@@ -534,3 +534,46 @@ def doctor(team: Team, *arguments: str) -> list[dict[str, Any]]:
     said = team.run("doctor", "--json", *arguments)
     assert PASSWORD not in said.stdout + said.stderr
     return [line for line in json.loads(said.stdout) if line["subject"] == "redis"]
+
+
+# -- following a task
+
+
+def test_logs_follow_a_task_in_redis_until_it_has_ended(far: Team, tmp_path: Path, server: RedisServer) -> None:
+    gate = tmp_path / "go"
+    script = f"until [ -e {gate} ]; do sleep 0.05; done"
+    with worker_alone(
+        tmp_path, server, AGENT="command", AGENT_COMMAND=f"sh -c '{script}'", HEARTBEAT_INTERVAL="1"
+    ) as worker:
+        worker.port()
+        wait_until(lambda: beats(server), what="a heartbeat in Redis")
+        refused(far.run("logs", "--task", "t"), "There is no task t in Redis at")
+        far.run("submit", "marie", "x", "--id", "t")
+        wait_until(lambda: "running" in far.run("logs", "--task", "t").stderr, 20)
+        refused(far.run("logs", "--task", "t"), "Task t is running at marie", "which keeps no events; -f shows")
+        with far.running("logs", "--task", "t", "-f", "--json") as following:
+            wait_until(lambda: server_hears_of(server, "hooks:marie"), 20, "it listens")
+            gate.touch()
+            assert following.process.wait(20) == 0
+        events = [json.loads(line) for line in following.output.read_text().splitlines()]
+        assert events[-1]["event"] == "task_ended"
+        assert {event["task_id"] for event in events} == {"t"}
+        refused(far.run("logs", "--task", "t", "-f"), "Task t has ended at marie (completed)")
+
+
+def server_hears_of(server: RedisServer, channel: str) -> bool:
+    with server.client() as client:
+        (found,) = client.pubsub_numsub(channel)
+        return int(found[1]) > 0
+
+
+def test_logs_show_what_the_orchestrator_wrote_down(team: Team, server: RedisServer) -> None:
+    submit(server, task_id="t")
+    kept = team.shared / "orchestrator" / "events" / "t.jsonl"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(
+        '{"event": "text", "timestamp": "2026-01-01T00:00:00Z", "worker": "marie", "data": {"text": "hi"}}\n'
+    )
+    shown = team.run("logs", "--task", "t", "--redis", server.url)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "hi" in shown.stdout

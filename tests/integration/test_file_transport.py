@@ -407,6 +407,19 @@ async def test_a_worker_whose_directory_appears_later_is_heard_of(shared: Path) 
         await async_wait_until(lambda: ("file", "late", "2") in ears.started, what="the journal is told")
 
 
+async def test_what_lies_among_the_journals_and_is_no_directory_disturbs_nothing(
+    shared: Path, layout: WorkerLayout, tmp_path: Path
+) -> None:
+    put(shared / "events" / "notes.txt", b"")
+    (shared / "events" / "nowhere").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere").mkdir()
+    (shared / "events" / "marie").symlink_to(tmp_path / "elsewhere")
+    async with listening(shared) as (files, ears):
+        assert "is watched" in files.findings()[0].text
+        layout.event_journal("1").touch()
+        await async_wait_until(lambda: ears.started == [("file", "marie", "1")], what="the start is told")
+
+
 async def test_an_overflow_of_the_kernels_queue_is_made_up_for(shared: Path, layout: WorkerLayout) -> None:
     class Overflow:
         mask = Mask.Q_OVERFLOW
@@ -450,6 +463,28 @@ async def test_without_inotify_it_is_looked_every_second_and_said_so(
         put_result(layout, "2")
         notify(layout, "2")
         await ears.result("2")
+
+
+async def test_a_file_system_whose_changes_are_not_told_is_looked_at_every_second(
+    shared: Path, layout: WorkerLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a network file system: there are watches, and nothing comes of what others write.
+    monkeypatch.setattr(watching.Watching, "report", lambda self, event: None)
+    async with listening(shared, rescan_s=0.05) as (files, ears):
+        beats = 0
+
+        def is_deaf() -> bool:
+            nonlocal beats
+            if len(ears.beats) >= beats:
+                beats += 1
+                write_heartbeat_file(layout, made_beat(queue_size=beats))
+            return "changes below" in files.findings()[0].text
+
+        await async_wait_until(is_deaf, what="it is noticed")
+        assert files.findings()[0].well
+        monkeypatch.undo()
+        write_heartbeat_file(layout, made_beat())
+        await async_wait_until(lambda: "is watched" in files.findings()[0].text, what="the kernel is believed again")
 
 
 async def test_a_directory_that_cannot_be_used_is_told_of(shared: Path) -> None:

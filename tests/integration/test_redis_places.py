@@ -13,10 +13,13 @@ import pytest
 import redis
 
 from agent_bus.errors import DeadLetterReason
-from agent_bus.messages import TaskStatus
+from agent_bus.messages import Event, TaskStatus, encode_event, utc_now
 from agent_bus.redis.client import RedisClient
 from agent_bus.redis.url import parse_redis_url
+from orchestrator_service.transports.base import Place
+from orchestrator_service.transports.redis import RedisTransport
 from tests.integration.redis_harness import answer, replica, submit
+from tests.integration.transport_harness import KeepingEars, dispatch, made_beat
 from tests.redis_server import RedisServer, free_port, running_redis
 from tests.waiting import async_wait_until, wait_until
 from worker_service.wakeups.pubsub import LinkListener, RedisLink
@@ -63,6 +66,38 @@ async def go_round(url: str) -> None:
         with suppress(asyncio.CancelledError):
             await life
         client.close()
+
+
+async def go_out_and_back(url: str, journals: Path) -> None:
+    """Let a task of the orchestrator go through the Redis of this URL, and its news come back."""
+    ears = KeepingEars()
+    transport = RedisTransport(
+        parse_redis_url(url),
+        journals=journals,
+        known=lambda: ["marie"],
+        poll_s=0.05,
+        position=None,
+        open_runs=lambda: [("marie", "one")],
+    )
+    async with transport.open(ears), replica(url) as worker:
+        assert transport.connected, transport.findings()
+        assert await transport.send([dispatch("one"), dispatch("two")]) == []
+        claim = await worker.next()
+        assert await transport.locate("marie", "one") is Place.TAKEN
+        assert list(await transport.running()) == ["one"]
+        assert await transport.withdraw("marie", "two")
+        assert not await transport.withdraw("marie", "one")
+        await transport.cancel("marie", "one")
+        await worker.queue.beat(made_beat(instance=worker.queue.instance))
+        assert await worker.queue.complete(claim, answer(claim))
+        await ears.result("one")
+        assert await transport.locate("marie", "one") is Place.ENDED
+        await async_wait_until(lambda: ears.beats, what="the heartbeat is told")
+        client = worker.queue.caller
+        event = Event(event="text", timestamp=utc_now(), worker="marie", task_id="one")
+        await client.command("PUBLISH", "hooks:marie", encode_event(event))
+        await async_wait_until(lambda: ears.events, what="the event is told")
+        assert transport.connected, transport.findings()
 
 
 @pytest.fixture
@@ -125,9 +160,10 @@ def watched_master(tmp_path: Path) -> Iterator[tuple[RedisServer, int]]:
             process.wait()
 
 
-async def test_the_master_is_found_through_a_sentinel(watched_master: tuple[RedisServer, int]) -> None:
+async def test_the_master_is_found_through_a_sentinel(watched_master: tuple[RedisServer, int], tmp_path: Path) -> None:
     _, port = watched_master
     await go_round(f"redis+sentinel://:sesam@127.0.0.1:{port}/main/2")
+    await go_out_and_back(f"redis+sentinel://:sesam@127.0.0.1:{port}/main/2", tmp_path)
 
 
 async def test_a_fail_over_is_followed(watched_master: tuple[RedisServer, int], tmp_path: Path) -> None:
@@ -162,6 +198,7 @@ async def test_a_cluster_keeps_the_indexes_beside_their_stream(tmp_path: Path) -
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
             wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok")
         await go_round(f"redis+cluster://127.0.0.1:{server.port}")
+        await go_out_and_back(f"redis+cluster://127.0.0.1:{server.port}", tmp_path)
     with running_redis(tmp_path / "single") as single:
         async with replica(f"redis+cluster://127.0.0.1:{single.port}") as one:
             assert await one.none_left()
@@ -179,6 +216,7 @@ async def test_a_user_with_the_documented_rights_suffices(tmp_path: Path) -> Non
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "worker", "on", ">sesam", *documented_rights())
         await go_round(f"redis://worker:sesam@127.0.0.1:{server.port}")
+        await go_out_and_back(f"redis://worker:sesam@127.0.0.1:{server.port}", tmp_path)
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "nobody", "on", ">sesam", "~other:*", "+@all")
         async with replica(f"redis://nobody:sesam@127.0.0.1:{server.port}") as one:

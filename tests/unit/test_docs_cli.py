@@ -44,7 +44,7 @@ def test_the_example_of_a_graph_is_one() -> None:
 
 
 def test_every_command_that_answers_can_answer_as_json() -> None:
-    serving = {"up", "worker", "hook", "schedules", "dead-letters"}
+    serving = {"up", "worker", "hook", "mcp", "schedules", "dead-letters"}
     program = typer.main.get_command(app)
     for name in set(_commands(app)) - serving:
         command = program
