@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -126,37 +127,17 @@ def wait_for_task(place: ApiPlace, task_id: str, *, give_up_after_s: float | Non
     Raises:
         ApiRefused: there is no such task.
     """
-    if not sys.stderr.isatty():
-        return _wait(place, task_id, _deadline(give_up_after_s))
-    with spinner(task_id) as show:
-        return anyio.run(partial(_wait_and_show, place, task_id, give_up_after_s, show))
-
-
-def _deadline(give_up_after_s: float | None) -> float:
-    return float("inf") if give_up_after_s is None else time.monotonic() + give_up_after_s
-
-
-def _wait(place: ApiPlace, task_id: str, deadline: float) -> Ending:
-    patience = Patience("The API")
-    while True:
-        left = max(0.0, deadline - time.monotonic())
+    if sys.stderr.isatty():
+        with spinner(task_id) as show:
+            return anyio.run(partial(_wait_and_show, place, task_id, give_up_after_s, show))
+    looks = _Looks(task_id, give_up_after_s)
+    while not looks.over:
         try:
-            told = api_calls.ask(place, api_calls.result(task_id, wait_s=min(left, _LOOK_S)))
-        except ApiRefused as refusal:
-            if refusal.passes:
-                time.sleep(min(max(0.0, deadline - time.monotonic()), patience.lost(refusal)))
-            elif refusal.status != CONFLICT:
-                raise
-            else:
-                patience.answered()
-        except ApiAway as error:
-            time.sleep(min(max(0.0, deadline - time.monotonic()), patience.lost(error)))
+            return Ending(result=result_of(api_calls.ask(place, looks.call())))
+        except api_calls.ApiError as error:
+            time.sleep(looks.pause_after(error))
             place = place.now()
-        else:
-            patience.answered()
-            return Ending(result=result_of(told))
-        if time.monotonic() >= deadline:
-            return Ending()
+    return Ending()
 
 
 async def _wait_and_show(
@@ -164,27 +145,59 @@ async def _wait_and_show(
 ) -> Ending:
     from orchestrator_service.api_client import ApiClient
 
-    ending = Ending()
+    looks, ending = _Looks(task_id, give_up_after_s), Ending()
     async with ApiClient(place) as client, anyio.create_task_group() as tasks:
 
         async def look_on() -> None:
             # What goes wrong here is told by the waiting itself.
-            try:
+            with suppress(api_calls.ApiError):
                 async for event in client.stream(f"/tasks/{api_calls.segment(task_id)}/events"):
                     if (told := event_of(event)) is not None:
                         show(in_words(told))
-            except api_calls.ApiError:
-                return
-
-        async def wait() -> None:
-            nonlocal ending
-            waited = partial(_wait, place, task_id, _deadline(give_up_after_s))
-            ending = await anyio.to_thread.run_sync(waited, abandon_on_cancel=True)
-            tasks.cancel_scope.cancel()
 
         tasks.start_soon(look_on)
-        tasks.start_soon(wait)
+        while not looks.over:
+            try:
+                ending = Ending(result=result_of(await client.ask(looks.call())))
+                break
+            except api_calls.ApiError as error:
+                await anyio.sleep(looks.pause_after(error))
+                client.place = client.place.now()
+        tasks.cancel_scope.cancel()
     return ending
+
+
+class _Looks:
+    """Asking for a result again and again: each question waits on the other side, up to the deadline."""
+
+    def __init__(self, task_id: str, give_up_after_s: float | None) -> None:
+        self._task_id = task_id
+        self._deadline = float("inf") if give_up_after_s is None else time.monotonic() + give_up_after_s
+        self._patience = Patience("The API")
+        self._asked = False
+
+    @property
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    @property
+    def over(self) -> bool:
+        """Whether to give up; it is asked once in any case."""
+        return self._asked and not self._left_s
+
+    def call(self) -> Call[TaskResult]:
+        """Return the next question."""
+        self._asked = True
+        return api_calls.result(self._task_id, wait_s=min(self._left_s, _LOOK_S))
+
+    def pause_after(self, error: api_calls.ApiError) -> float:
+        """Return the seconds until the next question; raise the error if there is no use in one."""
+        if isinstance(error, ApiRefused) and not error.passes:
+            if error.status != CONFLICT:
+                raise error
+            self._patience.answered()
+            return 0.0
+        return min(self._left_s, self._patience.lost(error))
 
 
 def event_of(event: StreamEvent) -> Event | None:

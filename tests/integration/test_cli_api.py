@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +19,8 @@ from orchestrator_service import cli
 from orchestrator_service.cli.completion import complete_task, complete_worker
 from orchestrator_service.settings import orchestrator_heartbeat
 from tests.integration.api_stub import Stub, free_port, running_stub, tell_of
-from tests.integration.test_cli_live import CHECKOUT, Running, Team
+from tests.integration.test_cli_live import CHECKOUT, COMMAND, Running, Team
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -263,6 +267,61 @@ def test_waiting_outlives_an_orchestrator_that_is_killed(served: tuple[Team, Run
         waiting.wait_for("still here")
         assert waiting.process.wait(timeout=20) == 0
     assert "orchestrator was killed by SIGKILL" in served[1].text
+
+
+class Terminal:
+    """A command that runs on a terminal, and what it shows there."""
+
+    def __init__(self, team: Team, *arguments: str) -> None:
+        self._master, slave = pty.openpty()
+        environ = team.environ | {"TERM": "xterm", "SHARED_DIR": str(team.shared), "COLUMNS": "120", "LINES": "40"}
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments], cwd=team.folder, env=environ, stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
+
+    def wait_for(self, text: str) -> None:
+        def there() -> bool:
+            while select.select([self._master], [], [], 0)[0]:
+                try:
+                    self.shown += os.read(self._master, 65_536).decode(errors="replace")
+                except OSError:
+                    break
+            return text in self.shown
+
+        wait_until(there, 30)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+
+def test_ctrl_c_ends_a_waiting_that_shows_itself_at_once(here: Team) -> None:
+    assert cli.run(["submit", "ann", "x", "--id", "not-yet", "--not-before", "+1h"]) == 0
+    with Terminal(here, "result", "not-yet", "--wait") as terminal:
+        terminal.wait_for("task submitted")
+        terminal.process.send_signal(signal.SIGINT)
+        # The question itself would wait for half a minute.
+        assert terminal.process.wait(timeout=15) == 130
+    assert cli.run(["cancel", "not-yet"]) == 0
+
+
+def test_top_shows_what_happens_until_q(here: Team) -> None:
+    with Terminal(here, "top") as terminal:
+        terminal.wait_for("Ended last")
+        assert cli.run(["submit", "ann", "x", "--title", "Seen in top"]) == 0
+        terminal.wait_for("Seen in top")
+        terminal.type(b"q")
+        assert terminal.process.wait(timeout=15) == 0
 
 
 @pytest.fixture
