@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +46,10 @@ class WorkerLayout:
     @classmethod
     def under(cls, shared: Path, worker: str) -> WorkerLayout:
         """Return the layout of `worker` with every directory at its default place below `shared`."""
+        return _under(shared, worker)
+
+    @classmethod
+    def _make(cls, shared: Path, worker: str) -> WorkerLayout:
         return cls(
             shared=shared,
             triggers=shared / "triggers" / worker,
@@ -114,3 +119,9 @@ class WorkerLayout:
     def status_pipe(self, worker: str) -> Path:
         """Return the pipe on which `worker` answers and tells what happens."""
         return self.pipes / f"{worker}-status"
+
+
+@lru_cache(maxsize=1024)
+def _under(shared: Path, worker: str) -> WorkerLayout:
+    # A dozen paths cost as much as a look at a file, and whoever serves a team asks for them with every result.
+    return WorkerLayout._make(shared, worker)

@@ -12,62 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import claude, control, files, hooks, over_redis
+from benchmarks.orchestrator_rows import measure_orchestrator
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
 from benchmarks.peers.processes import PeerError
 from benchmarks.peers.redis_server import open_redis
-from benchmarks.rig import MEMORY, say
+from benchmarks.rig import DISK, MEMORY, say
+from benchmarks.table import QUICK, Row, Scale, table
 
-DISK = Path("/var/tmp")
 SLOTS = 10
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    figure: str
-    reach: str
-    measured: str
-    reached: bool | None
-    """None where there is nothing to reach."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much is measured."""
-
-    samples: int = 500
-    tasks: int = 20_000
-    disk_tasks: int = 10_000
-    peer_tasks: int = 5_000
-    idle_s: float = 60.0
-    starts: int = 7
-    backlog: int = 100_000
-    claude_samples: int = 100
-    cold_samples: int = 20
-    claude_tasks: int = 120
-    hook_calls: int = 80
-    hook_rounds: int = 5
-
-
-QUICK = Scale(
-    samples=100,
-    tasks=3000,
-    disk_tasks=2000,
-    peer_tasks=1000,
-    idle_s=10.0,
-    starts=3,
-    backlog=20_000,
-    claude_samples=20,
-    cold_samples=5,
-    claude_tasks=24,
-    hook_calls=40,
-    hook_rounds=2,
-)
 
 
 def measure_files(scale: Scale, peers: list[PeerFigures]) -> list[Row]:
@@ -232,14 +187,6 @@ def measure_peers(names: list[str], scale: Scale) -> list[PeerFigures]:
         return [PeerFigures(name=name) for name in names]
 
 
-def table(rows: list[Row]) -> str:
-    """Return the rows as a markdown table."""
-    signs = {True: "yes", False: "**no**", None: ""}
-    lines = ["| figure | to reach | measured | reached |", "|---|---|---|---|"]
-    lines += [f"| {row.figure} | {row.reach} | {row.measured} | {signs[row.reached]} |" for row in rows]
-    return "\n".join(lines)
-
-
 def peer_table(peers: list[PeerFigures]) -> str:
     """Return the peers' figures as a markdown table."""
     lines = ["| peer | version | p50 | p99 | tasks/s |", "|---|---|---|---|---|"]
@@ -282,7 +229,7 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parts_there = ("files", "control", "redis", "claude", "hooks", "peers")
+    parts_there = ("files", "control", "redis", "claude", "hooks", "orchestrator", "peers")
     parser.add_argument("--only", choices=parts_there, help="one part alone")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -304,6 +251,8 @@ def main() -> None:
             parts["claude"] = lambda: measure_claude(scale)
         if options.only in (None, "hooks"):
             parts["hooks"] = lambda: measure_hooks(scale)
+        if options.only in (None, "orchestrator"):
+            parts["orchestrator"] = lambda: measure_orchestrator(scale)
         rows: list[Row] = []
         for part in parts.values():
             rows += part()
@@ -311,7 +260,7 @@ def main() -> None:
             say(table(rows))
     except KeyboardInterrupt:
         sys.exit("Interrupted; all processes are stopped.")
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, PeerError, OSError, subprocess.TimeoutExpired) as error:
         sys.exit(f"benchmarks: {error}")
     print(machine() + "\n")
     if rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import statistics
 import sys
 import tempfile
@@ -24,6 +25,7 @@ WORKER = "bench"
 DEADLINE_S = 240.0
 MEMORY = Path("/dev/shm")
 """A tmpfs on every Linux."""
+DISK = Path("/var/tmp")
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ class BenchWorker:
 
 
 @contextmanager
-def open_bench_worker(rig: Rig, *, module: str = "benchmarks.worker", **environment: str) -> Iterator[BenchWorker]:
+def open_bench_worker(
+    rig: Rig, *, name: str = WORKER, module: str = "benchmarks.worker", **environment: str
+) -> Iterator[BenchWorker]:
     """Start a worker on the rig and yield it once /readyz answers 200."""
     environ = {
         "PATH": os.environ["PATH"],
@@ -118,26 +122,35 @@ def open_bench_worker(rig: Rig, *, module: str = "benchmarks.worker", **environm
         "WORKSPACE": str(rig.shared),
         "WORKER_MODE": "event-driven",
         "AGENT": "echo",
-        "HTTP_PORT": str(_free_port()),
+        "HTTP_PORT": str(free_port()),
         "LOG_LEVEL": "INFO",
         RECORD_VARIABLE: str(rig.record_path),
         **environment,
     }
     started = time.monotonic()
-    command = [sys.executable, "-m", module, WORKER]
-    with open_process(command, rig.shared / "worker.out", environ) as child:
-        url = f"http://127.0.0.1:{environ['HTTP_PORT']}/readyz"
-        while not _answers(url):
-            child.check()
-            if time.monotonic() - started > 30:
-                raise RuntimeError(f"The worker did not become ready; see {child.log}.")
-            time.sleep(0.002)
-        yield BenchWorker(child, int(environ["HTTP_PORT"]), time.monotonic() - started)
+    command = [sys.executable, "-m", module, name]
+    with open_process(command, rig.shared / f"{name}.out", environ) as child:
+        port = int(environ["HTTP_PORT"])
+        yield BenchWorker(child, port, wait_until_ready(child, port, started))
 
 
-def _free_port() -> int:
-    import socket
+def wait_until_ready(child: Child, port: int, started: float, *, within_s: float = 30.0) -> float:
+    """Return how many seconds after `started` (monotonic) the first 200 of /readyz came.
 
+    Raises:
+        RuntimeError: it did not come in time.
+    """
+    url = f"http://127.0.0.1:{port}/readyz"
+    while not _answers(url):
+        child.check()
+        if time.monotonic() - started > within_s:
+            raise RuntimeError(f"The process did not become ready; see {child.log}.")
+        time.sleep(0.002)
+    return time.monotonic() - started
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
@@ -149,6 +162,11 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def p95_of(samples_ms: Sequence[float]) -> float:
+    """Return the 95th percentile of at least two samples."""
+    return statistics.quantiles(samples_ms, n=20, method="inclusive")[18]
 
 
 def wait_for_results(rig: Rig, worker: BenchWorker, count: int) -> None:

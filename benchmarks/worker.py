@@ -16,9 +16,9 @@ from pathlib import Path
 import anyio
 
 from benchmarks.peers.record import Record
+from service_kit.entry import open_log, spare_the_collector
 from worker_service.agents.base import Run
 from worker_service.agents.echo import EchoAgent
-from worker_service.run import open_log, spare_the_collector
 from worker_service.service import Worker, open_worker
 from worker_service.settings import read_settings
 
@@ -55,7 +55,7 @@ def note_wakes(worker: Worker, record: Record) -> None:
 
 async def _serve() -> None:
     settings = read_settings(os.environ, sys.argv[1])
-    open_log(settings)
+    open_log(settings.layout.log(settings.worker), settings.log_level, settings.worker)
     spare_the_collector()
     record = Record(Path(os.environ[RECORD_VARIABLE]))
     agent = RecordingAgent(record)

@@ -93,7 +93,7 @@ class Clerk:
                 begun, self._begun = self._begun, []
                 broken, self._broken = self._broken, {}
                 try:
-                    await self._core.change(lambda step: _write_down(step, begun, results, broken))  # noqa: B023
+                    await self._write_together(begun, results, broken)
                 except LedgerUnavailable:
                     # Nothing is lost: it is kept here, and its files and streams are kept where they are.
                     self._results = results + self._results
@@ -103,9 +103,34 @@ class Clerk:
                     failures += 1
                     continue
                 failures = 0
-                self._forget(results)
         finally:
             self._writing = False
+
+    async def _write_together(self, begun: list[str], results: list[HeardResult], broken: dict[str, str]) -> None:
+        try:
+            await self._core.change(lambda step: _write_down(step, begun, results, broken))
+        except (ValueError, OverflowError, TypeError, sqlite3.Error) as error:
+            if len(results) + len(begun) + len(broken) > 1:
+                # One of them cannot be kept; it keeps no other one out.
+                await self._write_one_by_one(begun, results, broken)
+                return
+            log.exception("what a worker told cannot be kept", extra={"action": "cannot_be_kept"})
+            for heard in results:
+                await self._tell_broken(heard.result.task_id, error)
+        else:
+            self._forget(results)
+
+    async def _write_one_by_one(self, begun: list[str], results: list[HeardResult], broken: dict[str, str]) -> None:
+        for wire_id in begun:
+            await self._write_together([wire_id], [], {})
+        for heard in results:
+            await self._write_together([], [heard], {})
+        for wire_id, reason in broken.items():
+            await self._write_together([], [], {wire_id: reason})
+
+    async def _tell_broken(self, wire_id: str, error: Exception) -> None:
+        reason = f"The result of {wire_id} cannot be kept: {error}."
+        await self._core.change(lambda step: note_broken(step, wire_id, reason))
 
     def _forget(self, results: list[HeardResult]) -> None:
         for heard in results:

@@ -26,11 +26,12 @@ def waits_for(row: tuple[Any, ...], fleet: FleetView, book: Book) -> WaitsFor | 
                 return _wait("not_before", f"It is not to be sent before {when}.")
             return _wait("retry", f"It is tried again at {when}; the last time: {row[_AT['error_message']]}")
         case TaskState.READY:
-            return _ready(row[_AT["lane"]], row[_AT["reserve_usd"]], fleet, book)
+            reserve, cost = row[_AT["reserve_usd"]], row[_AT["cost_usd"]]
+            return _ready(row[_AT["lane"]], None if reserve is None else reserve - (cost or 0.0), fleet, book)
     return None
 
 
-def _ready(lane: str, reserve: float | None, fleet: FleetView, book: Book) -> WaitsFor:
+def _ready(lane: str, amount: float | None, fleet: FleetView, book: Book) -> WaitsFor:
     members = fleet.candidates(lane)
     if not members:
         route = route_of(lane)
@@ -48,8 +49,8 @@ def _ready(lane: str, reserve: float | None, fleet: FleetView, book: Book) -> Wa
     if not free:
         told = ", ".join(f"{member.name} has {book.in_flight[member.name]} of {member.cap}" for member in taking[:5])
         return _wait("slot", f"No place is free: {told} tasks in flight.")
-    if reserve is not None:
-        lacks = [book.lacks(member.name, reserve) for member in free if member.costs]
+    if amount is not None:
+        lacks = [book.lacks(member.name, amount) for member in free if member.costs]
         if lacks and all(lacks):
             return _wait("budget", f"No money is left for it: {lacks[0]}.")
     return _wait("turn", "It is about to be sent.")

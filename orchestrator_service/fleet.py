@@ -68,8 +68,12 @@ class Fleet:
         key = beat.worker, beat.instance
         known = self.beats.get(key)
         now = self._clock()
-        if known is not None and beat.timestamp <= known.heartbeat.timestamp:
-            # The same one again, or the same by another way: the shared directory is the quicker way.
+        if known is not None and (
+            beat.timestamp == known.heartbeat.timestamp
+            or (beat.timestamp < known.heartbeat.timestamp and transport != known.transport)
+        ):
+            # The same one again, or an older one by another way: the shared directory is the quicker way. One that is
+            # older and comes by the same way is from a clock that was set back.
             if transport == FILE and known.transport != FILE:
                 known.transport = FILE
             return False

@@ -15,7 +15,6 @@ from claude_agent_sdk import (
     AssistantMessage,
     ClaudeAgentOptions,
     ClaudeSDKClient,
-    ClaudeSDKError,
     CLIConnectionError,
     Message,
     ResultMessage,
@@ -65,12 +64,12 @@ class GoalAgent:
         try:
             await self._client.query(prompt)
             if not await self._hear(turn):
-                raise self.gone()
-        except ClaudeSDKError as error:
-            raise self.gone(error) from error
+                raise CLIConnectionError("it ended before it answered")
         except _LoginRefused as error:
             await self._interrupt(turn)
             turn.error_kind, turn.error, turn.busy = "authentication_failed", str(error), False
+        except Exception as error:  # the SDK raises more kinds than its own
+            raise self.gone(error) from error
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._interrupt(turn)
@@ -118,10 +117,10 @@ class GoalAgent:
         wait_s = float(data.get("retry_delay_ms") or 0) / 1000
         self._audience.on_wait(f"The API answered with HTTP {status}; Claude Code asks again in {wait_s:.0f} s.")
 
-    def gone(self, error: Exception | None = None) -> AgentGone:
+    def gone(self, error: Exception) -> AgentGone:
         """Say why the agent cannot be talked to any more."""
-        reason = self._process.last_words or (str(error) if error is not None else "it ended before it answered")
-        return AgentGone(f"The Claude process of the goal ended: {reason}")
+        reason = (self._process.last_words or str(error) or type(error).__name__).rstrip(".")
+        return AgentGone(f"The Claude process of the goal is gone: {reason}.")
 
 
 @asynccontextmanager
@@ -130,6 +129,7 @@ async def open_agent(
     *,
     environment: dict[str, str],
     directory: Path,
+    session_id: str,
     tools: TeamTools,
     audience: Audience,
 ) -> AsyncIterator[GoalAgent]:
@@ -138,7 +138,7 @@ async def open_agent(
     Raises:
         AgentGone: it could not be started.
     """
-    process = GoalProcess(command, environment=environment, directory=directory)
+    process = GoalProcess(command, environment=environment, directory=directory, session_id=session_id)
     server = make_server(lambda _: tools, TEAM_SERVER)
     # Prompts are text: `verbatim_prompts` keeps `/words` and `@paths` in them from being acted on.
     options = ClaudeAgentOptions(
@@ -149,7 +149,7 @@ async def open_agent(
     try:
         try:
             await _connect(client, process)
-        except (ClaudeSDKError, TimeoutError) as error:
+        except Exception as error:  # the SDK raises more kinds than its own
             raise agent.gone(error) from error
         yield agent
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import sys
@@ -20,13 +21,16 @@ _LONGEST_LINE_BYTES: Final = 32 * 1024 * 1024
 _STDERR_TAIL_BYTES: Final = 8 * 1024
 _END_STEP_S: Final = 3.0
 """Given to each of: its input closed, SIGTERM, SIGKILL."""
+_PREDECESSOR_S: Final = 20.0
+_LOOK_AGAIN_S: Final = 0.05
 
 
 class GoalProcess(Transport):
     """One Claude process; a transport of the SDK, whose own one would pass on all of this process's environment."""
 
-    def __init__(self, command: list[str], *, environment: Mapping[str, str], directory: Path) -> None:
+    def __init__(self, command: list[str], *, environment: Mapping[str, str], directory: Path, session_id: str) -> None:
         self._command = command
+        self._lock = directory / f"{session_id}.lock"
         self._environment = environment
         self._directory = directory
         self._process: Process | None = None
@@ -41,13 +45,42 @@ class GoalProcess(Transport):
         return lines[-1][:300] if lines else ""
 
     async def connect(self) -> None:
-        """Start the process, unless it runs already.
+        """Start the process, unless it runs already. Waits for the end of an earlier one with the same conversation.
 
         Raises:
-            CLIConnectionError: it cannot be started.
+            CLIConnectionError: it cannot be started, or the earlier one does not end.
         """
         if self._process is not None:
             return
+        lock = await self._wait_for_predecessor()
+        try:
+            await self._start(lock)
+        finally:
+            # From here on the process alone holds it, for as long as it lives.
+            os.close(lock)
+
+    async def _wait_for_predecessor(self) -> int:
+        """Return the lock of the conversation, taken.
+
+        An orchestrator that was killed leaves an agent that needs a moment to end; two processes must not write the
+        same transcript.
+        """
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with anyio.fail_after(_PREDECESSOR_S):
+                while True:
+                    with suppress(BlockingIOError):
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        return lock
+                    await anyio.sleep(_LOOK_AGAIN_S)
+        except TimeoutError:
+            os.close(lock)
+            raise CLIConnectionError("an earlier process of this conversation does not end") from None
+        except BaseException:
+            os.close(lock)
+            raise
+
+    async def _start(self, lock: int) -> None:
         # -I and -S: neither the agent's environment nor a site directory decides what code the tether runs.
         tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
         try:
@@ -61,6 +94,7 @@ class GoalProcess(Transport):
                 env={**self._environment, "PWD": str(self._directory)},
                 limit=_LONGEST_LINE_BYTES,
                 start_new_session=True,
+                pass_fds=(lock,),
             )
         except OSError as error:
             raise CLIConnectionError(f"it cannot be started: {error.strerror or error}") from error
@@ -129,6 +163,8 @@ class GoalProcess(Transport):
                 with anyio.move_on_after(_END_STEP_S):
                     await asyncio.wait([self._hearing])
                 self._hearing.cancel()
+            if process.returncode is not None:
+                self._lock.unlink(missing_ok=True)
 
     def is_ready(self) -> bool:
         """Tell whether the process lives."""

@@ -110,6 +110,9 @@ class GoalRun:
             raise _Ended(GoalState.TIMED_OUT, self._text(), TaskError(kind="timed_out", message=sentence))
         except _Ended as ended:
             await self._end(ended)
+        except Exception:
+            log.exception("goal %s failed", self._row.goal_id, extra={"action": "goal_failed"})
+            await self._end(self._failed("internal_error", "The orchestrator met something unforeseen; see its log."))
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True), anyio.move_on_after(_LEDGER_PAUSE_S):
                 await self._stop(by_cancel=ended_from_outside())
@@ -122,7 +125,11 @@ class GoalRun:
             # In a thread: the import takes most of a second, in which the loop has other things to do.
             await asyncio.to_thread(importlib.import_module, "orchestrator_service.goal_agent")
             while True:
-                await self._attempt()
+                try:
+                    await self._attempt()
+                except LedgerUnavailable as error:
+                    log.warning("goal %s waits: %s", self._row.goal_id, error, extra={"action": "goal_without_ledger"})
+                    await anyio.sleep(_LEDGER_PAUSE_S)
 
     async def _attempt(self) -> None:
         """Start the agent and let it work.
@@ -161,6 +168,7 @@ class GoalRun:
                 command,
                 environment=claude.environment,
                 directory=self._room.directory,
+                session_id=row.session_id,
                 tools=TeamTools(self._desk, self._asker),
                 audience=Audience(on_text=self._on_text, on_tool=self._on_tool, on_wait=self._on_wait),
             ) as agent:

@@ -149,7 +149,7 @@ class Goals:
             with running.scope:
                 await GoalRun(self._room, row, running.desk).work(lambda: running.ended_from_outside)
         except Exception:
-            # One goal must not take the others with it; it is taken up again at the next start.
+            # Its end could not be stored. It must not take the others with it, and is taken up at the next start.
             log.exception("goal %s stopped", row.goal_id, extra={"action": "goal_stopped"})
         finally:
             self._running.pop(row.goal_id, None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -198,6 +197,7 @@ class Orchestrator:
         role, skills = fleet.role_of(name)
         beats = fleet.instances(name)
         held = name in fleet.paused
+        begun = book.day_of(self._core.clock()) == book.day
         state = "unknown" if not beats else "down" if not member.up else "paused" if member.paused else "up"
         return WorkerRecord.model_construct(
             name=name,
@@ -212,8 +212,8 @@ class Orchestrator:
             max_in_flight=member.cap,
             waiting=max(0, book.lanes[lane_of(name, None, ())]),
             transport=member.transport,
-            spent_today_usd=round(book.spent[name], 6),
-            reserved_usd=round(max(0.0, book.reserved[name]), 6),
+            spent_today_usd=round(book.spent[name], 6) if begun else 0.0,
+            reserved_usd=round(max(0.0, book.reserved[name]), 6) if begun else 0.0,
             budget_usd=book.budget.worker_day_usd,
             instances=[
                 WorkerInstance.model_construct(
@@ -253,7 +253,7 @@ class Orchestrator:
                 "INSERT INTO workers (name, paused, paused_by, paused_at) VALUES (?, ?, ?, ?) ON CONFLICT (name)"
                 " DO UPDATE SET paused = excluded.paused, paused_by = excluded.paused_by,"
                 " paused_at = excluded.paused_at",
-                (name, int(hold), asker.name, time.time()),
+                (name, int(hold), asker.name, step.now),
             )
             step.happened("worker_paused" if hold else "worker_resumed", {"by": asker.name}, worker=name)
 
@@ -318,11 +318,14 @@ class Orchestrator:
     async def budget(self) -> Budget:
         """See `desk.Desk`."""
         book = self._core.book
+        day = book.day_of(self._core.clock())
+        # Nothing was spent or reserved on a day that nothing has happened on.
+        begun = day == book.day
         return Budget(
-            day=book.day_of(time.time()),
+            day=day,
             limit_usd=book.budget.day_usd,
-            spent_usd=round(sum(book.spent.values()), 6),
-            reserved_usd=round(max(0.0, sum(book.reserved.values())), 6),
+            spent_usd=round(sum(book.spent.values()), 6) if begun else 0.0,
+            reserved_usd=round(max(0.0, sum(book.reserved.values())), 6) if begun else 0.0,
             task_limit_usd=book.budget.task_usd,
             worker_limit_usd=book.budget.worker_day_usd,
         )

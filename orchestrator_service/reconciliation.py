@@ -119,9 +119,10 @@ class Reconciler:
                 await self._send_again(OpenRun(wire_id, worker, transport))
         unknown = await self._adopt_results()
         holders: dict[str, list[str]] = {}
-        for name, transport_ in self._transports.items():
-            for wire_id, where in (await transport_.running()).items():
-                holders.setdefault(wire_id, []).extend(f"{name}:{each}" for each in where)
+        for way in self._transports.values():
+            for wire_id, where in (await way.running()).items():
+                # An instance that is known by both ways is one holder.
+                holders.setdefault(wire_id, []).extend(where)
         members = self._core.fleet.view.members
         orphans = [
             f"Task {wire_id} runs at {worker}, which is down."

@@ -7,22 +7,25 @@ A task's stream has two sources, the ledger and the journal that the worker writ
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
-from typing import Any, Final
+from contextlib import aclosing, suppress
+from typing import Any, Final, NamedTuple
 
 from orchestrator_service.core import Core
-from orchestrator_service.errors import FieldProblem, OrderRefused
+from orchestrator_service.errors import FieldProblem, LedgerUnavailable, OrderRefused
 from orchestrator_service.ledger import queries
 from orchestrator_service.records import FINAL_STATES, StreamEvent
-from orchestrator_service.scheduling.step import Happening
+from orchestrator_service.scheduling.step import Happening, OpenRun
 from orchestrator_service.transports.base import JournalLine, Transport
 
 _PAGE: Final = 1000
 _POSITION: Final = re.compile(r"(\d{1,17})(?:\.(\d{1,6})\.(\d{1,15}))?")
 _QUEUED: Final = 64
+_ENDS: Final = frozenset(("task_ended", "task_retrying", "task_withdrawn"))
+"""Behind such an event nothing comes from the try before it."""
 
 
 def _position(after: str | None) -> tuple[int, int, int]:
@@ -32,6 +35,15 @@ def _position(after: str | None) -> tuple[int, int, int]:
     if match is None:
         raise OrderRefused([FieldProblem("Last-Event-ID", after, "allowed is the id of an event of this stream")])
     return int(match[1]), int(match[2] or 0), int(match[3] or 0)
+
+
+class _Try(NamedTuple):
+    """One time that the task was sent: where its journal is."""
+
+    number: int
+    worker: str
+    wire_id: str
+    transport: str
 
 
 class TaskStream:
@@ -46,46 +58,42 @@ class TaskStream:
         self._core = core
         self._transports = transports
         self._task_id = task_id
-        self._seq, self._try, self._bytes = _position(after)
+        self._seq, self._number, self._bytes = _position(after)
+        self._try: _Try | None = None
+        """The one whose lines are told now: that of the last `task_sent` that was told."""
 
     async def events(self, *, follow: bool) -> AsyncIterator[StreamEvent]:
         """Yield events, oldest first; with `follow` until the task has ended. Raises NotKnown."""
-        ended = await self._core.database.read(self._has_ended)
-        queue: asyncio.Queue[Happening | tuple[int, JournalLine] | None] = asyncio.Queue(_QUEUED)
+        queue: asyncio.Queue[Happening | tuple[str, JournalLine] | None] = asyncio.Queue(_QUEUED)
+        # What comes behind this is heard live; what is before it is in the ledger by now.
+        heard_from = self._core.hub.last
+        happenings, ended, last_try = await self._look()
+        if last_try is not None:
+            self._turn_to(last_try)
         feeders: list[asyncio.Task[None]] = []
         try:
-            for happening in await self._ledger_rows():
-                async for event in self._told_before(happening):
+            for happening in happenings:
+                async for event in self._told(happening):
                     yield event
-                yield self._stamped(happening)
             if ended or not follow:
-                async for event in self._rest_of_journal():
+                async for event in self._lines():
                     yield event
-                if not follow or ended:
-                    return
-            feeders.append(asyncio.create_task(self._feed_happenings(queue)))
-            journal = asyncio.create_task(self._feed_journal(queue))
-            feeders.append(journal)
-            while True:
-                item = await queue.get()
-                if item is None:
-                    return
+                return
+            feeders.append(asyncio.create_task(self._feed_happenings(queue, max(heard_from, self._seq))))
+            journal = self._feed_journal(queue, feeders)
+            while (item := await queue.get()) is not None:
                 if isinstance(item, tuple):
-                    number, line = item
-                    if number == self._try and line.position > self._bytes:
-                        self._bytes = line.position
+                    wire_id, line = item
+                    if self._try is not None and wire_id == self._try.wire_id and line.position > self._bytes:
                         yield self._line(line)
-                    continue
-                if item.event in ("task_sent", "task_ended", "task_retrying"):
-                    # The lines of a try come before what comes of it.
-                    journal.cancel()
-                    async for event in self._rest_of_journal():
+                elif item.seq > self._seq:
+                    async for event in self._told(item):
                         yield event
-                    journal = asyncio.create_task(self._feed_journal(queue))
-                    feeders.append(journal)
-                yield self._stamped(item)
-                if item.event == "task_ended" and await self._core.database.read(self._has_ended):
-                    return
+                    if item.event == "task_sent":
+                        journal.cancel()
+                        journal = self._feed_journal(queue, feeders)
+                    elif item.event == "task_ended" and await self._core.database.read(self._has_ended):
+                        return
         finally:
             for feeder in feeders:
                 feeder.cancel()
@@ -94,82 +102,95 @@ class TaskStream:
     def _has_ended(self, connection: sqlite3.Connection) -> bool:
         return queries.task_row(connection, self._task_id)[2] in FINAL_STATES
 
-    async def _ledger_rows(self) -> list[Happening]:
+    async def _look(self) -> tuple[list[Happening], bool, _Try | None]:
+        """Return what happened behind the position, whether the task has ended, and the try that was told last."""
         found: list[Happening] = []
         after = self._seq
+
+        def look(connection: sqlite3.Connection) -> tuple[list[Any], bool, _Try | None]:
+            rows = queries.events_after(connection, after, _PAGE, self._task_id)
+            return rows, self._has_ended(connection), self._try_at(connection)
+
         while True:
-            rows = await self._core.database.read(
-                lambda connection: queries.events_after(connection, after, _PAGE, self._task_id)  # noqa: B023
-            )
-            for seq, at, event, task_id, worker, goal_id, data in rows:
-                found.append(Happening(seq, at, event, task_id, worker, goal_id, data))
+            rows, ended, last_try = await self._core.database.read(look)
+            found += [Happening(*row) for row in rows]
             if len(rows) < _PAGE:
-                return found
+                return found, ended, last_try
             after = rows[-1][0]
 
-    async def _told_before(self, happening: Happening) -> AsyncIterator[StreamEvent]:
-        if happening.event in ("task_ended", "task_retrying", "task_sent"):
-            async for event in self._rest_of_journal(before=happening.seq):
-                yield event
+    def _try_at(self, connection: sqlite3.Connection) -> _Try | None:
+        sent = connection.execute(
+            "SELECT worker, data FROM events WHERE task_id = ? AND event = 'task_sent' AND seq <= ?"
+            " ORDER BY seq DESC LIMIT 1",
+            (self._task_id, self._seq),
+        ).fetchone()
+        if sent is not None:
+            return _try_of(sent[0], json.loads(sent[1]))
+        # One that was handed to its worker directly was never sent by us.
+        run = connection.execute(
+            "SELECT r.number, r.worker, r.wire_id, r.transport FROM tasks AS t JOIN runs AS r ON r.seq = t.seq"
+            " WHERE t.task_id = ? AND t.origin IN ('file', 'redis')",
+            (self._task_id,),
+        ).fetchone()
+        return None if run is None else _Try(*run)
 
-    def _stamped(self, happening: Happening) -> StreamEvent:
-        self._seq = max(self._seq, happening.seq)
+    def _turn_to(self, following: _Try) -> None:
+        self._try = following
+        if following.number != self._number:
+            self._number, self._bytes = following.number, 0
+
+    async def _told(self, happening: Happening) -> AsyncIterator[StreamEvent]:
+        """Yield an event, and before it the lines of the try that it puts an end to."""
+        if happening.event in ("task_sent", "task_ended", "task_retrying"):
+            async for event in self._lines():
+                yield event
+        self._seq = happening.seq
+        if happening.event == "task_sent":
+            self._turn_to(_try_of(happening.worker, happening.data))
         stream = happening.stream
-        return StreamEvent(id=self._here(), event=stream.event, data=stream.data)
+        yield StreamEvent(id=self._here(), event=stream.event, data=stream.data)
+
+    async def _lines(self) -> AsyncIterator[StreamEvent]:
+        """Yield what is in the journal now, behind what was told."""
+        if self._try is None or self._try.transport not in self._transports:
+            return
+        _, worker, wire_id, transport = self._try
+        for line in await self._transports[transport].journal(worker, wire_id, self._bytes):
+            yield self._line(line)
 
     def _line(self, line: JournalLine) -> StreamEvent:
+        self._bytes = line.position
         return StreamEvent(id=self._here(), event="agent", data=line.line)
 
     def _here(self) -> str:
-        return f"{self._seq}.{self._try}.{self._bytes}"
+        return f"{self._seq}.{self._number}.{self._bytes}"
 
-    async def _run(self, before: int | None = None) -> tuple[int, str, str, str] | None:
-        """Return (number, worker, wire id, transport) of the last try, or of the last one sent before an event."""
-
-        def look(connection: sqlite3.Connection) -> Any:
-            return connection.execute(
-                "SELECT r.number, r.worker, r.wire_id, r.transport FROM tasks AS t JOIN runs AS r ON r.seq = t.seq"
-                " WHERE t.task_id = ? AND r.sent_at < COALESCE((SELECT at FROM events WHERE seq = ?), 1e18)"
-                " ORDER BY r.number DESC LIMIT 1",
-                (self._task_id, before),
-            ).fetchone()
-
-        found: tuple[int, str, str, str] | None = await self._core.database.read(look)
-        return found
-
-    async def _rest_of_journal(self, before: int | None = None) -> AsyncIterator[StreamEvent]:
-        """Yield what is in the journal of a try now, behind what was told."""
-        run = await self._run(before)
-        if run is None or run[0] < self._try or run[3] not in self._transports:
-            return
-        number, worker, wire_id, transport = run
-        if number > self._try:
-            self._try, self._bytes = number, 0
-        for line in await self._transports[transport].journal(worker, wire_id, self._bytes):
-            self._bytes = line.position
-            yield self._line(line)
-
-    async def _feed_happenings(self, queue: asyncio.Queue[Any]) -> None:
-        position = self._seq
-        while happenings := await self._core.hub.after(position):
-            position = happenings[-1].seq
-            for happening in happenings:
-                if happening.task_id == self._task_id:
-                    await queue.put(happening)
-        # The orchestrator stops: whoever follows comes back later with the position that it has.
+    async def _feed_happenings(self, queue: asyncio.Queue[Any], position: int) -> None:
+        with suppress(LedgerUnavailable):
+            while happenings := await self._core.hub.after(position):
+                position = happenings[-1].seq
+                for happening in happenings:
+                    if happening.task_id == self._task_id:
+                        await queue.put(happening)
+        # The orchestrator stops, or cannot read: whoever follows comes back later with the position that it has.
         await queue.put(None)
 
-    async def _feed_journal(self, queue: asyncio.Queue[Any]) -> None:
-        run = await self._run()
-        if run is None or run[3] not in self._transports:
+    def _feed_journal(self, queue: asyncio.Queue[Any], feeders: list[asyncio.Task[None]]) -> asyncio.Task[None]:
+        feeder = asyncio.create_task(self._follow_journal(queue, self._try, self._bytes))
+        feeders.append(feeder)
+        return feeder
+
+    async def _follow_journal(self, queue: asyncio.Queue[Any], of: _Try | None, after: int) -> None:
+        if of is None or of.transport not in self._transports:
             return
-        number, worker, wire_id, transport = run
-        if number > self._try:
-            self._try, self._bytes = number, 0
-        lines = self._transports[transport].follow(worker, wire_id, self._bytes)
+        lines = self._transports[of.transport].follow(of.worker, of.wire_id, after)
         async with aclosing(lines):  # type: ignore[type-var]
             async for line in lines:
-                await queue.put((number, line))
+                await queue.put((of.wire_id, line))
+
+
+def _try_of(worker: str | None, sent: Mapping[str, Any]) -> _Try:
+    return _Try(int(sent["try"]), worker or "", str(sent["wire_id"]), str(sent["transport"]))
 
 
 async def follow_team(
@@ -178,43 +199,62 @@ async def follow_team(
     """Yield what happens in the team from `after` on, or from now on; with `agent` what the agents do as well."""
     position = core.hub.last if after is None or after == "" else _position(after)[0]
     queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue(_QUEUED)
-    feeders: dict[str, asyncio.Task[None]] = {}
+    agents: dict[str, asyncio.Task[None]] = {}
+    followed: dict[str, OpenRun] = {}
+    read: dict[str, int] = {}
+    """How far the journals are told, by wire id."""
 
-    async def follow_agent(worker: str, wire_id: str, transport: str) -> None:
-        at = 0
-        present = await transports[transport].journal(worker, wire_id, 0)
-        if present:
-            at = present[-1].position
-        lines = transports[transport].follow(worker, wire_id, at)
+    async def follow_agent(run: OpenRun) -> None:
+        lines = transports[run.transport].follow(run.worker, run.wire_id, read[run.wire_id])
         async with aclosing(lines):  # type: ignore[type-var]
             async for line in lines:
-                await queue.put(StreamEvent(id="", event="agent", data=line.line))
+                await tell(run, line)
 
-    def begin(wire_id: str) -> None:
-        run = core.open.get(wire_id)
-        if agent and run is not None and run.transport in transports and wire_id not in feeders:
-            feeders[wire_id] = asyncio.create_task(follow_agent(run.worker, run.wire_id, run.transport))
+    async def tell(run: OpenRun, line: JournalLine) -> None:
+        if line.position > read[run.wire_id]:
+            read[run.wire_id] = line.position
+            await queue.put(StreamEvent(id="", event="agent", data=line.line))
+
+    def begin(run: OpenRun, at: int = 0) -> None:
+        if run.transport in transports and run.wire_id not in agents:
+            followed[run.wire_id], read[run.wire_id] = run, at
+            agents[run.wire_id] = asyncio.create_task(follow_agent(run))
+
+    async def end(task_id: str) -> None:
+        for wire_id in [name for name in agents if name == task_id or name.startswith(f"{task_id}+")]:
+            run, agent_task = followed.pop(wire_id), agents.pop(wire_id)
+            agent_task.cancel()
+            await asyncio.gather(agent_task, return_exceptions=True)
+            for line in await transports[run.transport].journal(run.worker, wire_id, read[wire_id]):
+                await tell(run, line)
+            del read[wire_id]
 
     async def happenings() -> None:
         at = position
-        while found := await core.hub.after(at):
-            at = found[-1].seq
-            for happening in found:
-                await queue.put(happening.stream)
-            if agent:
-                for wire_id in core.open:
-                    begin(wire_id)
-                for wire_id in [wire_id for wire_id in feeders if wire_id and wire_id not in core.open]:
-                    feeders.pop(wire_id).cancel()
+        with suppress(LedgerUnavailable):
+            while found := await core.hub.after(at):
+                at = found[-1].seq
+                for happening in found:
+                    if agent and happening.task_id is not None and happening.event in _ENDS:
+                        await end(happening.task_id)
+                    await queue.put(happening.stream)
+                    run = core.open.get(str(happening.data["wire_id"])) if happening.event == "task_sent" else None
+                    if agent and run is not None:
+                        begin(run)
         await queue.put(None)
 
-    for wire_id in list(core.open):
-        begin(wire_id)
-    feeders[""] = asyncio.create_task(happenings())
+    feeder: asyncio.Task[None] | None = None
     try:
+        for run in list(core.open.values()) if agent else []:
+            if run.transport not in transports:
+                continue
+            present = await transports[run.transport].journal(run.worker, run.wire_id, 0)
+            begin(run, present[-1].position if present else 0)
+        feeder = asyncio.create_task(happenings())
         while (event := await queue.get()) is not None:
             yield event
     finally:
-        for feeder in feeders.values():
-            feeder.cancel()
-        await asyncio.gather(*feeders.values(), return_exceptions=True)
+        ending = [*agents.values(), *([] if feeder is None else [feeder])]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)

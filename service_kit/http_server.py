@@ -59,6 +59,8 @@ class QuietServer(uvicorn.Server):
                 access_log=False,
                 lifespan="off",
                 date_header=False,
+                # Nothing here goes by the client's address, and whoever claims another one need not be believed.
+                proxy_headers=False,
                 server_header=False,
                 timeout_graceful_shutdown=1,
             )

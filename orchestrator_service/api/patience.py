@@ -30,6 +30,7 @@ async def wait_for(work: Coroutine[Any, Any, T], request: Request, closing: anyi
         if working.done():
             return working.result()
         if gone.done():
+            gone.result()
             raise ClientDisconnect
         raise RequestRefused(
             ProblemKind.STOPPING,

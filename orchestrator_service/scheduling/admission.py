@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic_core import to_json
+
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, FieldProblem, OrderRefused
 from orchestrator_service.orders import GraphOrder, OnFailure, TaskOrder
@@ -93,6 +95,15 @@ def _repeated(step: Step, asker: Asker, idempotency: Idempotency) -> Admitted | 
     if found is None:
         return None
     digest, graph_id, first_seq, last_seq = found
+    kept = step.connection.execute(
+        "SELECT 1 FROM tasks WHERE seq BETWEEN ? AND ? LIMIT 1", (first_seq, last_seq)
+    ).fetchone()
+    if kept is None:
+        # What it brought is forgotten, and so is the key.
+        step.connection.execute(
+            "DELETE FROM idempotency WHERE submitted_by = ? AND key = ?", (asker.name, idempotency.key)
+        )
+        return None
     if digest != idempotency.digest:
         raise Conflict(f"The idempotency key {idempotency.key[:80]!r} came before with another body; take a new one.")
     return Admitted(graph_id, first_seq, last_seq, repeated=True)
@@ -102,6 +113,7 @@ def check_tasks(step: Step, nodes: Sequence[Node], *, single: bool) -> list[Fiel
     """Return what is wrong with the tasks one by one."""
     problems: list[FieldProblem] = []
     lanes: dict[tuple[str | None, str | None, tuple[str, ...]], str | None] = {}
+    homes: dict[str, str | None] = {}
     for number, node in enumerate(nodes):
         order = node.order
 
@@ -118,6 +130,17 @@ def check_tasks(step: Step, nodes: Sequence[Node], *, single: bool) -> list[Fiel
         if (sentence := lanes[destination]) is not None:
             name = "worker" if order.worker is not None else "role" if order.role is not None else "skills"
             problems.append(FieldProblem(field(name), getattr(order, name), sentence))
+        if order.session is not None and order.worker is not None:
+            if order.session not in homes:
+                homes[order.session] = _home(step.connection, order.session) or order.worker
+            if (home := homes[order.session]) != order.worker:
+                told = f"the session {order.session!r} is at {home}; leave worker out, or name that one"
+                problems.append(FieldProblem(field("session"), order.session, told))
+        problems += [
+            FieldProblem(field(name), None, "it cannot be written as JSON: allowed are texts of whole characters")
+            for name in ("metadata", "output_schema")
+            if not _is_json(getattr(order, name))
+        ]
         if order.task_id is not None and _is_a_later_try(order.task_id):
             problems.append(
                 FieldProblem(
@@ -147,6 +170,21 @@ def _nobody(fleet: FleetView, order: TaskOrder) -> str | None:
         return f"no worker has this role{' and these skills' if order.skills else ''}; the roles are: {roles}"
     skills = ", ".join(sorted({skill for member in fleet.members.values() for skill in member.skills})) or "none"
     return f"no worker has all of these skills; there are: {skills}"
+
+
+def _home(connection: sqlite3.Connection, session: str) -> str | None:
+    found = connection.execute("SELECT worker FROM sessions WHERE session = ?", (session,)).fetchone()
+    return None if found is None else str(found[0])
+
+
+def _is_json(value: object) -> bool:
+    if not value:
+        return True
+    try:
+        to_json(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_a_later_try(task_id: str) -> bool:

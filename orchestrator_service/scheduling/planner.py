@@ -38,7 +38,7 @@ _HANDED_ON: Final = (
 )
 
 _Head = tuple[int, int, str, str | None, float | None]
-"""Priority (negative), seq, lane, session, reservation."""
+"""Priority (negative), seq, lane, session, and what it may cost yet."""
 
 
 def plan(step: Step) -> None:
@@ -58,18 +58,19 @@ def _plan_once(step: Step) -> bool:
     skipped: dict[str, int] = {}
     while heads:
         head, others = heapq.heappop(heads)
-        _, seq, lane, session, reserve = head
+        _, seq, lane, session, amount = head
         open_to = [member for member in step.fleet.candidates(lane) if _has_room(step, member)]
         if not open_to:
             continue
-        if session is not None and (home := _home(step, session)) is not None and home != _only_worker(lane):
+        # Who names a worker means that one, wherever the conversation is.
+        if session is not None and _only_worker(lane) is None and (home := _home(step, session)) is not None:
             _move_to(step, seq, lane, home)
             moved = True
             _push(heads, others)
             continue
-        chosen = _choose(step, open_to, reserve)
+        chosen = _choose(step, open_to, amount)
         if chosen is not None:
-            send(step, seq, chosen, session, reserve)
+            send(step, seq, chosen, session)
         else:
             skipped[lane] = skipped.get(lane, 0) + 1
             if skipped[lane] >= _MOST_SKIPPED:
@@ -88,12 +89,13 @@ def _waiting(connection: sqlite3.Connection, lane: str) -> Iterator[_Head]:
     priority, seq = 2**31, 0
     while True:
         rows = connection.execute(
-            "SELECT priority, seq, session, reserve_usd FROM tasks WHERE state = 'ready' AND lane = ?"
-            " AND (priority < ? OR (priority = ? AND seq > ?)) ORDER BY priority DESC, seq LIMIT ?",
+            "SELECT priority, seq, session, reserve_usd - COALESCE(cost_usd, 0) FROM tasks"
+            " WHERE state = 'ready' AND lane = ? AND (priority < ? OR (priority = ? AND seq > ?))"
+            " ORDER BY priority DESC, seq LIMIT ?",
             (lane, priority, priority, seq, _PAGE),
         ).fetchall()
-        for priority, seq, session, reserve in rows:
-            yield -priority, seq, lane, session, reserve
+        for priority, seq, session, amount in rows:
+            yield -priority, seq, lane, session, amount
         if len(rows) < _PAGE:
             return
 
@@ -102,14 +104,14 @@ def _has_room(step: Step, member: Member) -> bool:
     return member.takes and step.book.in_flight[member.name] < member.cap
 
 
-def _choose(step: Step, members: list[Member], reserve: float | None) -> Member | None:
+def _choose(step: Step, members: list[Member], amount: float | None) -> Member | None:
     """Return the one with the shortest queue for its size that has the money."""
 
     def load(member: Member) -> tuple[float, str]:
         return (step.book.in_flight[member.name] + member.foreign) / member.slots, member.name
 
     for member in sorted(members, key=load):
-        if reserve is None or not member.costs or step.book.lacks(member.name, reserve) is None:
+        if amount is None or not member.costs or step.book.lacks(member.name, amount) is None:
             return member
     return None
 
@@ -132,11 +134,11 @@ def _move_to(step: Step, seq: int, lane: str, worker: str) -> None:
     step.book.lanes[to] += 1
 
 
-def send(step: Step, seq: int, member: Member, session: str | None, reserve: float | None) -> None:
+def send(step: Step, seq: int, member: Member, session: str | None) -> None:
     """Hand a task to a worker: the run is in the ledger before anything of it is on its way."""
     connection = step.connection
-    task_id, state, lane, goal_id, tries, cost = connection.execute(
-        "SELECT task_id, state, lane, goal_id, tries, cost_usd FROM tasks WHERE seq = ?", (seq,)
+    task_id, state, lane, goal_id, tries, reserve, cost = connection.execute(
+        "SELECT task_id, state, lane, goal_id, tries, reserve_usd, cost_usd FROM tasks WHERE seq = ?", (seq,)
     ).fetchone()
     number = tries + 1
     wire_id = task_id if number == 1 else f"{task_id}+{number}"

@@ -12,11 +12,13 @@ _SLICE: Final = 500
 def prune(step: Step, before: float) -> int:
     """Forget tasks that ended before a moment and that no open task needs; returns how many were looked at.
 
-    What they cost today counts for today's budget: a task is kept for two days at least.
+    What they cost today counts for today's budget: a task is kept for two days at least. The newest one stays: the next
+    one's number follows its, and no number is ever used twice.
     """
     before = min(before, step.now - 2 * 86_400.0)
     rows = step.connection.execute(
-        "SELECT t.seq, t.task_id, t.state FROM tasks AS t WHERE t.ended_at < ? AND NOT EXISTS ("
+        "SELECT t.seq, t.task_id, t.state FROM tasks AS t WHERE t.ended_at < ?"
+        " AND t.seq < (SELECT MAX(seq) FROM tasks) AND NOT EXISTS ("
         " SELECT 1 FROM dependencies AS d JOIN tasks AS o ON o.seq = d.seq WHERE d.needs = t.seq AND o.ended_at IS NULL"
         ") ORDER BY t.ended_at LIMIT ?",
         (before, _SLICE),

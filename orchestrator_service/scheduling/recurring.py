@@ -7,6 +7,8 @@ import sqlite3
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
+from pydantic import ValidationError
+
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrchestratorError, OrderRefused
 from orchestrator_service.ledger.rows import SCHEDULE_COLUMNS, schedule
@@ -110,14 +112,18 @@ def hand_in_due(step: Step) -> None:
     ).fetchall()
     for row in rows:
         record = schedule(row)
-        zone = timezone(record.timezone)
         due = record.next_at.timestamp() if record.next_at is not None else step.now
         missed = step.now - due > LATE_AFTER_S
         outcome, task_id = _hand_in(step, record, missed)
+        following: float | None = None
+        try:
+            following = next_after(record.cron, timezone(record.timezone), step.now)
+        except ValueError as error:
+            outcome = f"{outcome}; it is not due any more: {error or 'its time zone is not known here'}"
         step.connection.execute(
             "UPDATE schedules SET next_at = ?, last_at = ?, last_outcome = ?, last_task_id = COALESCE(?, last_task_id)"
             " WHERE name = ?",
-            (next_after(record.cron, zone, step.now), due, outcome, task_id, record.name),
+            (following, due, outcome, task_id, record.name),
         )
         data: dict[str, Any] = {"schedule": record.name, "outcome": outcome}
         step.happened("schedule_due", data, task_id=task_id)
@@ -129,7 +135,12 @@ def _hand_in(step: Step, record: ScheduleRecord, missed: bool) -> tuple[str, str
         return "skipped: the orchestrator was away when it was due", None
     if record.overlap == Overlap.SKIP and (open_one := _open_one(step.connection, record.name)) is not None:
         return f"skipped: task {open_one} of the time before has not ended", None
-    order = TaskOrder.model_validate_json(json.dumps(record.task))
+    try:
+        order = TaskOrder.model_validate_json(json.dumps(record.task))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"refused: task.{where}: {first['msg']}; delete the schedule, and make it anew", None
     try:
         admitted = admit(step, order, Asker(name=record.created_by, origin="schedule"), schedule=record.name)
     except OrchestratorError as error:

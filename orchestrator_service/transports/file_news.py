@@ -158,7 +158,8 @@ class FileNews:
                 await slices.breathe()
         self._empty = {name: inode for name, inode in self._empty.items() if seen.get(name) == inode}
         while self._waiting:
-            self._look_at_notices()
+            if self._rest is None:
+                self._look_at_notices()
             await asyncio.sleep(0)
         runs = list(self._open_runs())
         self._started.intersection_update(runs)

@@ -121,6 +121,10 @@ class Watching:
         inotify = self._inotify
         if inotify is None:
             return
+        if self._rest is not None:
+            # New events woke it before the rest had its turn: they are read together.
+            self._rest.cancel()
+            self._rest = None
         try:
             for _ in range(_EVENTS_A_TURN):
                 event = inotify.sync_get()

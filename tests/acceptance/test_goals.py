@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from orchestrator_service.desk import Asker
-from orchestrator_service.errors import Conflict, NotKnown, Unavailable
+from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
 from orchestrator_service.goal_limits import LimitReached
 from orchestrator_service.goals import Goals, open_goals
 from orchestrator_service.ledger.database import open_database
+from orchestrator_service.ledger.goals import begin_attempt
 from orchestrator_service.orders import GoalOrder, TaskOrder
 from orchestrator_service.records import GoalRecord, GoalState, TaskState
 from orchestrator_service.settings import GoalSettings
@@ -359,6 +360,44 @@ async def test_an_agent_that_dies_is_started_again_and_not_for_ever(api: Message
         record = await stage.ended(created.goal_id)
         assert record.state is GoalState.FAILED and record.error is not None
         assert (record.error.kind, record.error.message[-23:]) == ("agent_died", "It was started 3 times.")
+
+
+async def test_a_program_that_is_no_claude_code_fails_the_goal(scene: Open, tmp_path: Path) -> None:
+    program = tmp_path / "claude"
+    program.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 3\n")
+    program.chmod(0o755)
+    async with scene(cli=program) as stage:
+        record = await stage.reach("anything")
+        assert record.state is GoalState.FAILED and record.error is not None
+        assert record.error.message == ("The Claude process of the goal is gone: out of order. It was started 3 times.")
+
+
+async def test_something_unforeseen_ends_the_goal_and_no_other(api: MessagesApi, scene: Open) -> None:
+    async def broken() -> Any:
+        raise RuntimeError("a bug")
+
+    async with scene() as stage:
+        whole, stage.desk.workers = stage.desk.workers, broken  # type: ignore[method-assign]
+        record = await stage.reach("anything")
+        assert record.error is not None and record.error.kind == "internal_error"
+        stage.desk.workers = whole  # type: ignore[method-assign]
+        assert (await stage.reach("anything else")).output == "You said: anything else"
+
+
+async def test_a_goal_outlasts_a_ledger_that_cannot_be_written_for_a_while(
+    api: MessagesApi, scene: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator_service.goal_run._LEDGER_PAUSE_S", 0.01)
+    troubles = iter((True, True, False))
+
+    def begin(*given: Any) -> int:
+        if next(troubles, False):
+            raise LedgerUnavailable("The disk is full.")
+        return begin_attempt(*given)
+
+    monkeypatch.setattr("orchestrator_service.goal_run.rows.begin_attempt", begin)
+    async with scene() as stage:
+        assert (await stage.reach("anything")).output == "You said: anything"
 
 
 async def test_a_key_that_is_refused_fails_the_goal(api: MessagesApi, scene: Open) -> None:

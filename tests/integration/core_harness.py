@@ -81,7 +81,8 @@ class FakeTransport:
         """Add a line to a journal."""
         lines = self.journals.setdefault(wire_id, [])
         line = json.dumps({"event": "text", "data": {"text": text}}).encode()
-        lines.append(JournalLine((lines[-1].position if lines else 0) + len(line) + 1, line))
+        position = (lines[-1].position if lines else 0) + len(line) + 1
+        lines.append(JournalLine(position=position, line=line))
         self._more.set()
         self._more = asyncio.Event()
 
@@ -133,7 +134,9 @@ class Scene:
 
     async def quiet(self) -> None:
         """Wait until nothing goes on in the background."""
-        await async_wait_until(lambda: not self.core._tasks, what="a quiet core")
+        await async_wait_until(
+            lambda: all(task.get_name() == "reach worker" for task in self.core._tasks), what="a quiet core"
+        )
 
     async def beat(self, worker: str, **fields: Any) -> None:
         """Have a worker give a sign of life."""
@@ -144,7 +147,7 @@ class Scene:
     async def wait(self, seconds: float) -> None:
         """Let time go by, and do what comes due."""
         self.clock.lead += seconds
-        self.service.clerk.look_at_fleet()
+        self.core.look_at_fleet()
         await self.service._advance()
         await self.quiet()
 
