@@ -1,7 +1,7 @@
-"""Keeps a team's workers running as child processes: started together, started again when they die, stopped together.
+"""Keeps a team's services running as child processes: started together, started again when they die, stopped together.
 
-Each worker is the leader of a session of its own, so that Ctrl-C at the terminal reaches this process alone: it sends
-each worker one SIGTERM and waits, instead of every process being torn down at once. Should this process die without
+Each service is the leader of a session of its own, so that Ctrl-C at the terminal reaches this process alone: it sends
+each one SIGTERM and waits, instead of every process being torn down at once. Should this process die without
 a chance to do so, the kernel sends that SIGTERM (see `tether.py`).
 """
 
@@ -23,7 +23,6 @@ import anyio
 from anyio.abc import Process
 
 from agent_bus.heartbeats import read_heartbeat
-from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Heartbeat, WorkerStatus
 from orchestrator_service.changes import open_changes
 
@@ -69,12 +68,15 @@ class ChildState(StrEnum):
 
 @dataclass(kw_only=True)
 class Child:
-    """One worker and its present process."""
+    """One service, a worker or the orchestrator, and its present process."""
 
     name: str
     command: list[str]
     environ: Mapping[str, str]
-    layout: WorkerLayout
+    heartbeat_file: Path
+    """Where its process tells how it is."""
+    serves_others: bool = False
+    """Whether nobody needs it once all others are over."""
     agent_end_s: float = 20.0
     """What it may take after its grace period, to end its agents."""
     state: ChildState = ChildState.STARTING
@@ -98,7 +100,7 @@ class Child:
 
     def heartbeat(self) -> Heartbeat | None:
         """Return the heartbeat of the present process if it is ready for tasks, else None."""
-        beat = read_heartbeat(self.layout.heartbeat(self.name))
+        beat = read_heartbeat(self.heartbeat_file)
         if beat is None or self.state is not ChildState.RUNNING or beat.pid != self.pid:
             return None
         return None if beat.status in (WorkerStatus.STARTING, WorkerStatus.STOPPED) else beat
@@ -110,7 +112,7 @@ class Supervisor:
     def __init__(self, children: Iterable[Child], *, tell: Callable[[str], None], back_off: BackOff) -> None:
         self.children = {child.name: child for child in children}
         self.all_over = anyio.Event()
-        """Set when no worker is left that runs or will run again."""
+        """Set when none is left that runs or will run again, but for those that serve the others."""
         self._tell = tell
         self._back_off = back_off
         self._stopping = False
@@ -185,7 +187,7 @@ class Supervisor:
         child.state = state
         self._changed.set()
         self._changed = anyio.Event()
-        if all(each.is_over for each in self.children.values()):
+        if all(each.is_over for each in self.children.values() if not each.serves_others):
             self.all_over.set()
 
     def stopping(self) -> None:
@@ -210,7 +212,7 @@ class Supervisor:
                     ready[child.name] = beat
             return all(child.name in ready or child.is_over for child in wanted)
 
-        with open_changes([child.layout.heartbeats for child in wanted], recheck_s=1.0) as changes:
+        with open_changes([child.heartbeat_file.parent for child in wanted], recheck_s=1.0) as changes:
             with anyio.move_on_after(within_s):
                 while not look():
                     async with anyio.create_task_group() as first:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from agent_bus.layout import is_worker_name
+from agent_bus.layout import ORCHESTRATOR, is_worker_name
 from agent_bus.redis.url import parse_redis_url, redact
 
 T = TypeVar("T")
@@ -74,11 +74,31 @@ class WorkerPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OrchestratorPlan:
+    """What the team file says of the orchestrator. None means what its environment says, else its own default."""
+
+    enabled: bool = True
+    """Whether `codehornets up` starts one."""
+    http_port: int | None = None
+    max_in_flight: int | None = None
+    """Tasks at one worker at the same time."""
+    task_budget_usd: float | None = None
+    """What one try of a task may cost."""
+    worker_budget_usd: float | None = None
+    """What each worker may cost a day."""
+    day_budget_usd: float | None = None
+    """What the whole team may cost a day."""
+    goal_model: str | None = None
+    """The model of the agent that works on goals."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Team:
     """A team file that was read and found right."""
 
     path: Path
     workers: Mapping[str, WorkerPlan]
+    orchestrator: OrchestratorPlan = OrchestratorPlan()
     mode: str | None = None
     """None goes by the environment, and without a word there is event-driven."""
     agent: str = "auto"
@@ -126,6 +146,9 @@ def read_team(path: Path) -> Team:
         agent=top.take("agent", _one_of(AGENTS), _words(AGENTS), "auto"),
         shared_dir=top.take("shared_dir", _path_in(path.parent), "a directory", None),
         redis_url=_redis_url(path, top),
+        orchestrator=_orchestrator_plan(
+            _Table(path, "orchestrator.", top.take("orchestrator", _table, "a table", none))
+        ),
     )
     top.refuse_rest()
     if not team.workers:
@@ -149,12 +172,28 @@ def _redis_url(path: Path, top: _Table) -> str | None:
     return url
 
 
+def _orchestrator_plan(table: _Table) -> OrchestratorPlan:
+    plan = OrchestratorPlan(
+        enabled=table.take("enabled", _truth, "true or false", True),
+        http_port=table.take("http_port", _whole(0, 65535), "a whole number from 0 to 65535", None),
+        max_in_flight=table.take("max_in_flight", _whole(1, 100_000), "a whole number from 1 to 100000", None),
+        task_budget_usd=table.take("task_budget_usd", _number(1e-9, math.inf), "a number above 0", None),
+        worker_budget_usd=table.take("worker_budget_usd", _number(1e-9, math.inf), "a number above 0", None),
+        day_budget_usd=table.take("day_budget_usd", _number(1e-9, math.inf), "a number above 0", None),
+        goal_model=table.take("goal_model", _model, "the name of a model, without spaces", None),
+    )
+    table.refuse_rest()
+    return plan
+
+
 def _worker_plan(path: Path, name: str, values: object, defaults: dict[str, Any]) -> WorkerPlan:
     if not is_worker_name(name):
         raise TeamError(
             f"{path}: workers.{name!r} is no name for a worker; allowed are 1 to 63 letters, digits, dots, dashes or "
             "underscores, the first a letter or digit."
         )
+    if name == ORCHESTRATOR:
+        raise TeamError(f"{path}: workers.{name} is the orchestrator's own name; name the worker otherwise.")
     if not isinstance(values, dict):
         raise TeamError(f"{path}: workers.{name} is {values!r}; allowed is a table [workers.{name}].")
     own = _worker_values(_Table(path, f"workers.{name}.", values))
@@ -276,6 +315,12 @@ def _one_of(words: tuple[str, ...]) -> Callable[[object], str]:
         return str(value)
 
     return parse
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _whole(least: int, most: int) -> Callable[[object], int]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Final
 
 from orchestrator_service.cli.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USER_ERROR
-from orchestrator_service.cli.terminal import give_up_stdout
+from orchestrator_service.cli.terminal import give_up_stdout, harmless
+
+_COMPLETING: Final = "_CODEHORNETS_COMPLETE"
+"""Set by a shell that asks what a half-written command line may become."""
 
 
 def main() -> None:
@@ -29,9 +34,11 @@ def run(arguments: list[str]) -> int:
 
     try:
         code = app(arguments, standalone_mode=False, prog_name="codehornets")
-    except SystemExit:
-        # Nothing here calls sys.exit but typer and rich, and they for a broken pipe: their exit code 1 would say
-        # that a task failed.
+    except SystemExit as end:
+        if not end.code or _COMPLETING in os.environ:
+            return int(end.code or 0)
+        # Nothing here calls sys.exit but typer and rich, for completion, and for a broken pipe: their exit code 1
+        # would say that a task failed.
         give_up_stdout()
         return EXIT_BROKEN_PIPE
     except BaseException as error:
@@ -47,6 +54,10 @@ def _judge(error: BaseException) -> int:
     from orchestrator_service.cli.errors import UserError
     from orchestrator_service.team import TeamError
 
+    # Whatever raises it has loaded it.
+    calls = sys.modules.get("orchestrator_service.api_calls")
+    if calls is not None and isinstance(error, calls.ApiError):
+        return _refuse(f"{error}.")
     match error:
         case BaseExceptionGroup() if len(error.exceptions) == 1:
             # What goes wrong inside a task group comes wrapped.
@@ -74,5 +85,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _refuse(sentence: str) -> int:
-    print(f"codehornets: {sentence}", file=sys.stderr)
+    print(f"codehornets: {harmless(sentence)}", file=sys.stderr)
     return EXIT_USER_ERROR

@@ -122,7 +122,7 @@ def check_via(via: str | None, channels: Channels) -> str | None:
         UserError: it is none, or there is no such way here.
     """
     if via not in (None, FILE, REDIS):
-        raise UserError(f"--via is {via!r}; allowed are file or redis.")
+        raise UserError(f"--via is {via!r}; allowed are api, file or redis.")
     if via == REDIS and not channels.has_redis:
         raise UserError("--via is 'redis', and no Redis is named; name one with --redis or REDIS_URL.")
     if via == FILE and channels.shared is None:

@@ -7,11 +7,30 @@ from typing import Annotated
 
 import typer
 
+from orchestrator_service.cli import api_commands
+from orchestrator_service.cli.options import (
+    Agent,
+    Api,
+    AsJson,
+    AsJsonLines,
+    GiveUpAfter,
+    MaybeTaskId,
+    OneWorker,
+    Redis,
+    SharedDir,
+    TaskId,
+    TeamFile,
+    TokenFile,
+    Via,
+    WorkerName,
+    complete_worker_name,
+)
+from orchestrator_service.cli.where import Where
+
 app = typer.Typer(
     name="codehornets",
     help="Teams of Claude Code agents: drop a task, get its result, lose nothing.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # Help with frames and colours would take twice as long to come.
     rich_markup_mode=None,
@@ -21,27 +40,6 @@ dead_letters_app = typer.Typer(help="What could not be run: look at it, run it a
 app.add_typer(dead_letters_app, name="dead-letters")
 hooks_app = typer.Typer(help="Let Claude sessions of your own report like a worker's, and check hook rules.")
 app.add_typer(hooks_app, name="hooks")
-
-SharedDir = Annotated[
-    Path | None,
-    typer.Option("--shared-dir", metavar="DIR", help="Default: SHARED_DIR, else ./team.toml's, else ./shared."),
-]
-Redis = Annotated[
-    str | None,
-    typer.Option("--redis", metavar="URL", help="Default: REDIS_URL_FILE, REDIS_URL, else ./team.toml's, if any."),
-]
-Via = Annotated[str | None, typer.Option("--via", metavar="WAY", help="file or redis, where both are there.")]
-TeamFile = Annotated[
-    Path | None, typer.Option("--team", metavar="FILE", help="Default: ./team.toml, else the shipped example.")
-]
-Agent = Annotated[
-    str | None, typer.Option("--agent", metavar="AGENT", help="auto, claude, command or echo; wins over the team.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-GiveUpAfter = Annotated[
-    float | None, typer.Option("--wait-timeout", metavar="S", help="Give up waiting after so many seconds (exit 5).")
-]
-OneWorker = Annotated[str | None, typer.Option("--worker", metavar="NAME", help="This worker alone.")]
 
 
 @app.command()
@@ -53,11 +51,12 @@ def up(
         str | None, typer.Option("--task", metavar="'WORKER: PROMPT'", help="Give one task once all are ready.")
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Stop when that task has its result.")] = False,
+    no_orchestrator: Annotated[bool, typer.Option("--no-orchestrator", help="Start the workers alone.")] = False,
 ) -> int:
-    """Start all workers of a team and keep them running until Ctrl-C."""
+    """Start the orchestrator and all workers of a team, and keep them running until Ctrl-C."""
     from orchestrator_service.cli import up as command
 
-    return command.up(team, shared_dir=shared_dir, agent=agent, task=task, once=once)
+    return command.up(team, shared_dir=shared_dir, agent=agent, task=task, once=once, orchestrator=not no_orchestrator)
 
 
 @app.command()
@@ -70,7 +69,10 @@ def worker(name: str, team: TeamFile = None, shared_dir: SharedDir = None, agent
 
 @app.command()
 def submit(
-    worker: str,
+    worker: Annotated[
+        str | None,
+        typer.Argument(help="Whose task it is; left out with --role or --skill.", autocompletion=complete_worker_name),
+    ] = None,
     prompt: Annotated[str | None, typer.Argument(help='The prompt; "-" reads it from standard input.')] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the prompt from a file.")
@@ -81,11 +83,25 @@ def submit(
         str | None, typer.Option(metavar="NAME", help="Tasks of the same name share one conversation.")
     ] = None,
     task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: one made up.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="WORDS", help="What it is called in lists.")] = None,
+    role: Annotated[str | None, typer.Option(metavar="ROLE", help="Any worker of this role.")] = None,
+    skill: Annotated[list[str] | None, typer.Option(metavar="SKILL", help="Any worker that has all of these.")] = None,
+    depends_on: Annotated[
+        list[str] | None, typer.Option("--depends-on", metavar="ID", help="A task that must complete first; repeat it.")
+    ] = None,
+    max_budget: Annotated[float | None, typer.Option("--max-budget", metavar="USD", help="What it may cost.")] = None,
+    retries: Annotated[int | None, typer.Option(metavar="N", help="Further tries if it fails.")] = None,
+    not_before: Annotated[
+        str | None, typer.Option("--not-before", metavar="WHEN", help="A moment, or +2h from now.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="WHEN", help="When it ends as timed out.")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the result and print it.")] = False,
     wait_timeout: GiveUpAfter = None,
     json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
     via: Via = None,
 ) -> int:
     """Give a worker a task.
@@ -94,11 +110,26 @@ def submit(
     """
     from orchestrator_service.cli import submit as command
 
+    order = command.Order(
+        worker=worker,
+        prompt=prompt,
+        file=file,
+        priority=priority,
+        timeout_s=timeout,
+        session=session,
+        task_id=task_id,
+        title=title,
+        role=role,
+        skills=tuple(skill or ()),
+        depends_on=tuple(depends_on or ()),
+        max_budget_usd=max_budget,
+        retries=retries,
+        not_before=not_before,
+        deadline=deadline,
+    )
     return command.submit(
-        command.Order(worker, prompt, file, priority, timeout, session, task_id),
-        shared_dir=shared_dir,
-        redis=redis,
-        via=via,
+        order,
+        where=Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file, via=via),
         wait=wait or wait_timeout is not None,
         give_up_after_s=wait_timeout,
         as_json=json,
@@ -107,20 +138,21 @@ def submit(
 
 @app.command()
 def result(
-    task_id: Annotated[str, typer.Argument(metavar="ID")],
+    task_id: TaskId,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for it.")] = False,
     wait_timeout: GiveUpAfter = None,
     json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
 ) -> int:
     """Print the result of a task; the exit codes are those of `submit --wait`."""
     from orchestrator_service.cli import results
 
     return results.result(
         task_id,
-        shared_dir=shared_dir,
-        redis=redis,
+        where=Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file),
         wait=wait or wait_timeout is not None,
         give_up_after_s=wait_timeout,
         as_json=json,
@@ -129,15 +161,22 @@ def result(
 
 @app.command()
 def cancel(
-    task_id: Annotated[str, typer.Argument(metavar="ID")],
-    worker: Annotated[str | None, typer.Option(metavar="NAME", help="Whose task it is; default: searched.")] = None,
+    task_id: TaskId,
+    worker: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Whose task it is; default: searched.", autocompletion=complete_worker_name),
+    ] = None,
+    json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
 ) -> int:
     """Cancel a task, waiting or running."""
     from orchestrator_service.cli import results
 
-    return results.cancel(task_id, worker=worker, shared_dir=shared_dir, redis=redis)
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file)
+    return results.cancel(task_id, worker=worker, where=where, as_json=json)
 
 
 @app.command()
@@ -155,25 +194,28 @@ def status(
 
 @app.command()
 def logs(
-    worker: Annotated[str | None, typer.Argument(help="Whose log.")] = None,
-    task: Annotated[str | None, typer.Option("--task", metavar="ID", help="The events of one task instead.")] = None,
+    worker: Annotated[
+        str | None, typer.Argument(help="Whose log, or `orchestrator`.", autocompletion=complete_worker_name)
+    ] = None,
+    task: MaybeTaskId = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
-    json: AsJson = False,
+    json: AsJsonLines = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
 ) -> int:
     """Show a worker's log, or what the agent of one task does."""
     from orchestrator_service.cli import logs as command
 
-    return command.logs(
-        worker, task_id=task, follow=follow, lines=lines, as_json=json, shared_dir=shared_dir, redis=redis
-    )
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file)
+    return command.logs(worker, task_id=task, follow=follow, lines=lines, as_json=json, where=where)
 
 
 @app.command()
 def control(
-    worker: str,
+    worker: WorkerName,
     command: Annotated[str, typer.Argument(help="status, pause, resume, reload, drain, shutdown, cancel or wake.")],
     task_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="For cancel: the task.")] = None,
     json: AsJson = False,
@@ -188,16 +230,24 @@ def control(
 
 @app.command()
 def watch(
-    worker: Annotated[str | None, typer.Argument(help="This worker alone.")] = None,
-    json: AsJson = False,
+    worker: Annotated[
+        str | None, typer.Argument(help="This worker alone.", autocompletion=complete_worker_name)
+    ] = None,
+    json: AsJsonLines = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
     via: Via = None,
 ) -> int:
     """Show what the workers do, live, until Ctrl-C."""
     from orchestrator_service.cli import watch as command
 
-    return command.watch(worker, shared_dir=shared_dir, redis=redis, via=via, as_json=json)
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file, via=via)
+    return command.watch(worker, where=where, as_json=json)
+
+
+api_commands.register(app)
 
 
 @dead_letters_app.callback(invoke_without_command=True)
@@ -239,26 +289,28 @@ def dead_letters_show(
 def dead_letters_replay(
     names: list[str],
     worker: OneWorker = None,
+    json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
 ) -> int:
     """Put them back among the triggers or into the stream, to be run anew."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.replay(names, worker=worker, shared_dir=shared_dir, redis=redis)
+    return command.replay(names, worker=worker, as_json=json, shared_dir=shared_dir, redis=redis)
 
 
 @dead_letters_app.command("drop")
 def dead_letters_drop(
     names: list[str],
     worker: OneWorker = None,
+    json: AsJson = False,
     shared_dir: SharedDir = None,
     redis: Redis = None,
 ) -> int:
     """Delete them for good."""
     from orchestrator_service.cli import dead_letters as command
 
-    return command.drop(names, worker=worker, shared_dir=shared_dir, redis=redis)
+    return command.drop(names, worker=worker, as_json=json, shared_dir=shared_dir, redis=redis)
 
 
 SettingsFile = Annotated[
@@ -270,28 +322,31 @@ SettingsFile = Annotated[
 def hooks_install(
     settings: SettingsFile = None,
     worker: Annotated[str, typer.Option("--worker", metavar="NAME", help="Report as this one.")] = "orchestrator",
+    json: AsJson = False,
     shared_dir: SharedDir = None,
 ) -> int:
     """Write hooks that report to the shared directory into a Claude settings file; the rest of it stays."""
     from orchestrator_service.cli import hooks as command
 
-    return command.install(settings, worker=worker, shared_dir=shared_dir)
+    return command.install(settings, worker=worker, shared_dir=shared_dir, as_json=json)
 
 
 @hooks_app.command("uninstall")
-def hooks_uninstall(settings: SettingsFile = None) -> int:
+def hooks_uninstall(settings: SettingsFile = None, json: AsJson = False) -> int:
     """Take those hooks out again, and nothing else."""
     from orchestrator_service.cli import hooks as command
 
-    return command.uninstall(settings)
+    return command.uninstall(settings, as_json=json)
 
 
 @hooks_app.command("check")
-def hooks_check(files: Annotated[list[Path] | None, typer.Argument()] = None, shared_dir: SharedDir = None) -> int:
+def hooks_check(
+    files: Annotated[list[Path] | None, typer.Argument()] = None, json: AsJson = False, shared_dir: SharedDir = None
+) -> int:
     """Check files of hook rules (default: all of the shared directory); exit code 1 when something is wrong."""
     from orchestrator_service.cli import hooks as command
 
-    return command.check(files or [], shared_dir=shared_dir)
+    return command.check(files or [], shared_dir=shared_dir, as_json=json)
 
 
 @app.command()
@@ -310,41 +365,41 @@ def hook(
 
 
 @app.command()
-def mcp(
-    api: Annotated[
-        str | None, typer.Option("--api", metavar="URL", help="Default: CODEHORNETS_URL, else the one that runs here.")
-    ] = None,
-    token_file: Annotated[
-        Path | None, typer.Option("--token-file", metavar="FILE", help="Default: API_TOKEN, else API_TOKEN_FILE.")
-    ] = None,
-    shared_dir: SharedDir = None,
-) -> int:
+def mcp(api: Api = None, token_file: TokenFile = None, shared_dir: SharedDir = None) -> int:
     """Offer the team's tools to a Claude Code of your own, as an MCP server on standard input and output."""
     from orchestrator_service.cli.mcp import run_mcp
 
-    return run_mcp(api, token_file=token_file, shared_dir=shared_dir)
+    return run_mcp(Where(shared_dir=shared_dir, api=api, token_file=token_file))
 
 
 @app.command()
-def doctor(team: TeamFile = None, shared_dir: SharedDir = None, redis: Redis = None, json: AsJson = False) -> int:
-    """Check all that workers need here, each with its mend; exit code 1 when something is broken."""
+def doctor(
+    team: TeamFile = None,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+    json: AsJson = False,
+) -> int:
+    """Check all that the team needs here, each with its mend; exit code 1 when something is broken."""
     from orchestrator_service.cli import doctor as command
 
-    return command.doctor(team, shared_dir=shared_dir, redis=redis, as_json=json)
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file)
+    return command.doctor(team, where=where, as_json=json)
 
 
 @app.command()
-def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> int:
+def init(directory: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path(), json: AsJson = False) -> int:
     """Write the example team to a directory (default: this one), to be edited."""
     from orchestrator_service.cli import team_files
 
-    return team_files.init(directory)
+    return team_files.init(directory, as_json=json)
 
 
 @app.command()
-def version() -> int:
+def version(json: AsJson = False) -> int:
     """Print the version."""
     from agent_bus import VERSION
 
-    typer.echo(f"codehornets {VERSION}")
+    typer.echo(f'{{"version": "{VERSION}"}}' if json else f"codehornets {VERSION}")
     return 0

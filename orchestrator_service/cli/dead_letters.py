@@ -84,31 +84,42 @@ def show(name: str, *, worker: str | None, as_json: bool, shared_dir: Path | Non
     return 0
 
 
-def replay(names: list[str], *, worker: str | None, shared_dir: Path | None, redis: str | None) -> int:
+def replay(names: list[str], *, worker: str | None, as_json: bool, shared_dir: Path | None, redis: str | None) -> int:
     """Put the letters back among the triggers, or into the stream of tasks."""
 
     def run_again(place: LetterPlace, letter: DeadLetter) -> str:
         return f"{letter.name} goes back to {place.replay(letter)}"
 
-    return _each(names, worker, find_channels(shared_dir, redis), run_again)
+    return _each(names, worker, find_channels(shared_dir, redis), run_again, as_json=as_json)
 
 
-def drop(names: list[str], *, worker: str | None, shared_dir: Path | None, redis: str | None) -> int:
+def drop(names: list[str], *, worker: str | None, as_json: bool, shared_dir: Path | None, redis: str | None) -> int:
     """Delete the letters."""
 
     def delete(place: LetterPlace, letter: DeadLetter) -> str:
         place.drop(letter)
         return f"{letter.name} is deleted"
 
-    return _each(names, worker, find_channels(shared_dir, redis), delete)
+    return _each(names, worker, find_channels(shared_dir, redis), delete, as_json=as_json)
 
 
 def _each(
-    names: list[str], worker: str | None, channels: Channels, act: Callable[[LetterPlace, DeadLetter], str]
+    names: list[str],
+    worker: str | None,
+    channels: Channels,
+    act: Callable[[LetterPlace, DeadLetter], str],
+    *,
+    as_json: bool,
 ) -> int:
     with open_places(channels, worker) as places:
         # All are found before anything is done: a slip in the last name shall not leave half of it done.
         found = [_find(channels, places, name) for name in names]
+        done: list[dict[str, str | None]] = []
         for place, letter in found:
-            print(harmless(act(place, letter)))
+            told = act(place, letter)
+            done.append({"name": letter.name, "task_id": letter.task_id, "done": told})
+            if not as_json:
+                print(harmless(told))
+    if as_json:
+        print_json(done)
     return 0

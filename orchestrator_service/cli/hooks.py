@@ -10,6 +10,7 @@ from pathlib import Path
 from agent_bus.hooks.rules import Places, check_rules
 from agent_bus.layout import WorkerLayout, is_worker_name
 from orchestrator_service.cli.errors import UserError
+from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.places import find_team
 from orchestrator_service.hook_installation import hook_command, install_hooks, uninstall_hooks
 from orchestrator_service.team import TEAM_FILE_NAME, Team
@@ -41,7 +42,7 @@ def _shared(given: Path | None) -> Path:
     return choose_shared_dir(_team(), os.environ, given)
 
 
-def install(settings: Path | None, *, worker: str, shared_dir: Path | None) -> int:
+def install(settings: Path | None, *, worker: str, shared_dir: Path | None, as_json: bool) -> int:
     """Write the hooks into a settings file."""
     if not is_worker_name(worker):
         raise UserError(f"--worker is {worker!r}; allowed are 1 to 63 letters, digits, dots, dashes or underscores.")
@@ -49,18 +50,25 @@ def install(settings: Path | None, *, worker: str, shared_dir: Path | None) -> i
     team = _team()
     rules = None if team is None else hook_rules_of(team, worker)
     changed = install_hooks(path, hook_command(_program(), worker=worker, shared=shared, rules=rules))
-    print(f"{path}: the hooks report as {worker} to {shared}{'' if changed else ' already'}")
+    if as_json:
+        print_json({"settings": path, "worker": worker, "shared_dir": shared, "changed": changed})
+    else:
+        print(f"{path}: the hooks report as {worker} to {shared}{'' if changed else ' already'}")
     return 0
 
 
-def uninstall(settings: Path | None) -> int:
+def uninstall(settings: Path | None, *, as_json: bool) -> int:
     """Take the hooks out of a settings file."""
     path = _settings_file(settings)
-    print(f"{path}: {'the hooks are taken out' if uninstall_hooks(path) else 'there are none of our hooks'}")
+    changed = uninstall_hooks(path)
+    if as_json:
+        print_json({"settings": path, "changed": changed})
+    else:
+        print(f"{path}: {'the hooks are taken out' if changed else 'there are none of our hooks'}")
     return 0
 
 
-def check(files: list[Path], *, shared_dir: Path | None) -> int:
+def check(files: list[Path], *, shared_dir: Path | None, as_json: bool) -> int:
     """Check hook rules, by default those of the shared directory and beside the team file; 1 if one is wrong."""
     shared = _shared(shared_dir)
     layout = WorkerLayout.under(shared, "orchestrator")
@@ -71,11 +79,12 @@ def check(files: list[Path], *, shared_dir: Path | None) -> int:
     missing = next((path for path in files if not path.is_file()), None)
     if missing is not None:
         raise UserError(f"There is no file {missing}.")
-    if not chosen:
+    if not chosen and not as_json:
         print(f"no rules in {' or '.join(map(str, places))}")
-    wrong = False
-    for path in chosen:
-        problems = check_rules(path, Places(shared=shared, logs=logs))
-        wrong = wrong or bool(problems)
-        print("\n".join(problems) if problems else f"{path}: good")
-    return int(wrong)
+    found = {path: check_rules(path, Places(shared=shared, logs=logs)) for path in chosen}
+    if as_json:
+        print_json([{"file": path, "problems": problems} for path, problems in found.items()])
+    else:
+        for path, problems in found.items():
+            print("\n".join(problems) if problems else f"{path}: good")
+    return int(any(found.values()))

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 import anyio
-from pydantic import ValidationError
 
+from agent_bus.layout import ORCHESTRATOR
 from agent_bus.messages import Event, is_task_id
 from orchestrator_service.changes import open_changes
+from orchestrator_service.cli.api_place import find_api, or_without
 from orchestrator_service.cli.channels import Channels, find_channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_shared_dir, find_worker
 from orchestrator_service.cli.tasks import find_result, find_task
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import in_words
+from orchestrator_service.cli.where import Where
 
 _BLOCK_BYTES: Final = 65_536
 _SHOWN_ELSEWHERE: Final = frozenset(
@@ -31,23 +33,22 @@ _SHOWN_ELSEWHERE: Final = frozenset(
 _COLOURS: Final = {"warning": "33", "error": "31", "critical": "31;1"}
 
 
-def logs(
-    worker: str | None,
-    *,
-    task_id: str | None,
-    follow: bool,
-    lines: int,
-    as_json: bool,
-    shared_dir: Path | None,
-    redis: str | None = None,
-) -> int:
+def logs(worker: str | None, *, task_id: str | None, follow: bool, lines: int, as_json: bool, where: Where) -> int:
     """Print the last lines and, with `follow`, go on until Ctrl-C (for a task: until it has its result)."""
-    if task_id is not None and _by_redis(find_channels(shared_dir, redis), task_id, worker, follow, lines, as_json):
+    if task_id is not None and worker is None and _by_api(where, task_id, follow, lines, as_json):
         return 0
-    shared = find_shared_dir(shared_dir)
+    channels = find_channels(where.shared_dir, where.redis) if task_id is not None else None
+    if channels is not None and task_id is not None and _by_redis(channels, task_id, worker, follow, lines, as_json):
+        return 0
+    shared = find_shared_dir(where.shared_dir)
     if task_id is not None:
         path = _find_journal(shared, task_id, worker)
         write, done = _event_line, lambda: find_result(shared, task_id) is not None
+    elif worker == ORCHESTRATOR:
+        path = shared / "watcher-logs" / f"{ORCHESTRATOR}.log"
+        write, done = _log_line, lambda: False
+        if not path.exists() and not follow:
+            raise UserError(f"The orchestrator has no log in {path.parent}; it writes one when it starts.")
     elif worker is not None:
         path = find_worker(shared, worker).log(worker)
         write, done = _log_line, lambda: False
@@ -60,6 +61,18 @@ def logs(
     if follow:
         anyio.run(_follow, path, position, show, done)
     return 0
+
+
+def _by_api(where: Where, task_id: str, follow: bool, lines: int, as_json: bool) -> bool:
+    """Show the events of a task that the orchestrator knows, if there is one."""
+    if not is_task_id(task_id) or (place := find_api(where)) is None:
+        return False
+    from orchestrator_service.cli.api_streams import task_log
+
+    def show(line: str) -> None:
+        print(line if as_json else _event_line(line), flush=True)
+
+    return bool(or_without(place, partial(task_log, task_id=task_id, follow=follow, lines=lines, show=show)))
 
 
 def _by_redis(channels: Channels, task_id: str, worker: str | None, follow: bool, lines: int, as_json: bool) -> bool:
@@ -211,10 +224,14 @@ def _log_line(line: str) -> str:
 
 def _event_line(line: str) -> str:
     try:
-        event = Event.model_validate_json(line)
-    except ValidationError:
+        event = Event.model_validate({"worker": "-", **_without_nothing(json.loads(line))})
+    except (ValueError, TypeError):
         return harmless(line)
     return harmless(f"{_clock(event.timestamp.isoformat())} {in_words(event)}")
+
+
+def _without_nothing(fields: dict[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _brief(value: object) -> str:

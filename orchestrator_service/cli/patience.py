@@ -1,4 +1,4 @@
-"""What a command that goes on for long does while Redis is away: say so once, and try again."""
+"""What a command that goes on for long does while Redis or the API is away: say so once, and try again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ _LONGEST_PAUSE_S: Final = 1.0
 
 
 class Patience:
-    """Tells once that Redis is away, and for how long to leave it alone."""
+    """Tells once that it is away, and for how long to leave it alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, who: str = "Redis") -> None:
+        self._who = who
         self._pause_s = 0.0
+
+    def say(self, error: Exception) -> None:
+        """Tell that it is away, where somebody else takes care of the next try."""
+        self.lost(error)
 
     def lost(self, error: Exception) -> float:
         """Return the seconds until the next try."""
@@ -26,5 +31,5 @@ class Patience:
     def answered(self) -> None:
         """Tell that it is back, if it was away."""
         if self._pause_s:
-            print("codehornets: Redis is back.", file=sys.stderr, flush=True)
+            print(f"codehornets: {self._who} is back.", file=sys.stderr, flush=True)
         self._pause_s = 0.0

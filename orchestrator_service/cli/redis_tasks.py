@@ -96,11 +96,11 @@ def lives_in_redis(channels: Channels, worker: str) -> bool:
         return bool(client.heartbeats(worker))
 
 
-def cancel_in_redis(channels: Channels, task_id: str, worker: str | None) -> bool:
+def cancel_in_redis(channels: Channels, task_id: str, worker: str | None) -> str | None:
     """Ask for the end of the task if it is in Redis, or if it is named with its worker and there is no other place.
 
     Returns:
-        Whether it was asked for.
+        Whose task it is; None where it was not asked for.
 
     Raises:
         UserError: it has ended, or it runs and its worker does not listen, or Redis cannot be used.
@@ -112,7 +112,7 @@ def cancel_in_redis(channels: Channels, task_id: str, worker: str | None) -> boo
             raise has_ended(task_id, ended)
         there = client.find_task(task_id, worker)
         if there is None and (worker is None or channels.shared is not None):
-            return False
+            return None
         name, state = there if there is not None else (str(worker), "unknown")
         heard = client.cancel(name, task_id)
         if state == "running" and not heard and client.counts_listeners:
@@ -120,8 +120,7 @@ def cancel_in_redis(channels: Channels, task_id: str, worker: str | None) -> boo
                 f"Task {task_id} runs at {name}, which does not listen on {WorkerKeys(name).control}: it is in the "
                 "mode polling, or has lost Redis; if the task comes back to the queue it will be cancelled there."
             )
-    print(f"{name} was told to cancel task {task_id}.")
-    return True
+    return name
 
 
 def wait_anywhere(channels: Channels, task_id: str, *, give_up_after_s: float | None) -> Ending:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from agent_bus.heartbeats import age_seconds
-from agent_bus.layout import WorkerLayout
-from agent_bus.messages import Heartbeat
+from agent_bus.heartbeats import age_seconds, is_alive, read_heartbeat
+from agent_bus.layout import ORCHESTRATOR, WorkerLayout
+from agent_bus.messages import Heartbeat, WorkerStatus
 from orchestrator_service.changes import open_changes
 from orchestrator_service.cli.channels import Channels, find_channels
+from orchestrator_service.cli.moments import ago
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.places import known_workers
 from orchestrator_service.cli.states import Looker, WorkerState
@@ -45,8 +46,11 @@ def status(*, shared_dir: Path | None, redis: str | None, as_json: bool, watch: 
     if as_json:
         print_json([state.as_json() for state in states])
         return 0
+    line = None if channels.shared is None else _orchestrator_line(channels.shared)
     if not states:
         print(f"No worker has run on {channels.words} yet; start some with `codehornets up`.")
+        if line is not None:
+            print(line)
         return 0
     from rich.console import Console
 
@@ -55,7 +59,22 @@ def status(*, shared_dir: Path | None, redis: str | None, as_json: bool, watch: 
         # Whoever reads a pipe or a file has no width to fit.
         console.width = 200
     console.print(_table(states, console.width))
+    if line is not None:
+        print(line)
     return 0
+
+
+def _orchestrator_line(shared: Path) -> str | None:
+    """Return how the orchestrator of the shared directory is; None where none has run."""
+    beat = read_heartbeat(shared / "heartbeats" / f"{ORCHESTRATOR}.json")
+    if beat is None:
+        return None
+    age = ago(age_seconds(beat))
+    if beat.status is WorkerStatus.STOPPED:
+        return f"The orchestrator has stopped ({age} ago)."
+    if not is_alive(beat):
+        return f"The orchestrator is down: its last beat is {age} old."
+    return harmless(f"The orchestrator is up: http://127.0.0.1:{beat.http_port}, its last beat is {age} old.")
 
 
 async def _watch(channels: Channels) -> None:
@@ -106,13 +125,13 @@ def _cells(state: WorkerState) -> dict[str, str]:
         "dead": str(state.dead_letters or ""),
     }
     if beat is not None:
-        cells |= {"beat": _ago(age_seconds(beat)), "agent": beat.agent, "mode": beat.mode}
+        cells |= {"beat": ago(age_seconds(beat)), "agent": beat.agent, "mode": beat.mode}
     if beat is not None and state.status in _COLOURS:
         cells |= {
             "status": _status_words(state, beat),
             "runs": _running(state.running, beat.slots),
             "bells": _bells(beat),
-            "probe": _ago(beat.probe_age_seconds),
+            "probe": ago(beat.probe_age_seconds),
             "http": f":{beat.http_port}" if beat.http_port else "",
         }
     return cells
@@ -133,16 +152,3 @@ def _running(tasks: tuple[str, ...], slots: int) -> str:
 def _bells(beat: Heartbeat) -> str:
     # The timer is the net under every other bell: worth a word only where it is the only one.
     return "+".join(bell for bell in beat.bells if bell != "interval") or "interval"
-
-
-def _count(number: int) -> str:
-    return str(number) if number else ""
-
-
-def _ago(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

@@ -123,7 +123,7 @@ def find_task(shared: Path, task_id: str) -> Whereabouts | None:
     a task under any name.
     """
     names = {trigger_name(task_id), f"{task_id}{TASK_SUFFIX}"}
-    files = list(_task_files(shared))
+    files = list(task_files(shared))
     for where, path in files:
         if original_name(path.name) in names:
             return where
@@ -137,7 +137,8 @@ def find_task(shared: Path, task_id: str) -> Whereabouts | None:
     return None
 
 
-def _task_files(shared: Path) -> Iterator[tuple[Whereabouts, Path]]:
+def task_files(shared: Path) -> Iterator[tuple[Whereabouts, Path]]:
+    """Yield every file that holds a task without a result, and where it is; claims bear their claim's name."""
     for worker in known_workers(shared):
         layout = WorkerLayout.under(shared, worker)
         waiting = (layout.triggers.glob(f"*{TRIGGER_SUFFIX}"), layout.tasks.glob(f"*{TASK_SUFFIX}"))

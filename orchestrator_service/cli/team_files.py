@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from orchestrator_service.cli.errors import UserError
+from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.places import find_team
 from orchestrator_service.team import AGENTS, EXAMPLE_TEAM
 from orchestrator_service.worker_environment import (
@@ -37,7 +38,7 @@ def run_worker(name: str, team_file: Path | None, *, shared_dir: Path | None, ag
     os.execve(command[0], command, environ)
 
 
-def init(directory: Path) -> int:
+def init(directory: Path, *, as_json: bool) -> int:
     """Copy the example team; nothing that is there is overwritten."""
     source = EXAMPLE_TEAM.parent
     files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
@@ -50,6 +51,9 @@ def init(directory: Path) -> int:
             shutil.copyfile(source / path, directory / path)
     except OSError as error:
         raise UserError(f"{directory} cannot be written to: {error.strerror}; name another directory.") from error
+    if as_json:
+        print_json([directory / path for path in files])
+        return 0
     for path in files:
         print(directory / path)
     there = "" if directory == Path() else f"cd {directory} && "

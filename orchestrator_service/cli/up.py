@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import anyio
 
 from agent_bus.claude_credentials import find_credential
 from agent_bus.heartbeats import is_alive, read_heartbeat
-from agent_bus.layout import WorkerLayout
+from agent_bus.layout import ORCHESTRATOR, WorkerLayout
 from agent_bus.messages import Heartbeat
 from orchestrator_service.cli.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError
 from orchestrator_service.cli.output import print_ending
@@ -25,6 +26,13 @@ from orchestrator_service.cli.tasks import hand_in, new_task_id
 from orchestrator_service.cli.team_files import check_agent
 from orchestrator_service.cli.terminal import give_up_stdout, harmless
 from orchestrator_service.cli.waiting import until_result
+from orchestrator_service.orchestrator_environment import (
+    is_port_chosen,
+    orchestrator_command,
+    orchestrator_environment,
+    wanted_port,
+)
+from orchestrator_service.settings import orchestrator_heartbeat
 from orchestrator_service.supervisor import Child, ChildState, Supervisor, open_supervisor
 from orchestrator_service.team import EXAMPLE_TEAM, Team
 from orchestrator_service.worker_environment import (
@@ -45,7 +53,15 @@ class FirstTask:
     prompt: str
 
 
-def up(team_file: Path | None, *, shared_dir: Path | None, agent: str | None, task: str | None, once: bool) -> int:
+def up(
+    team_file: Path | None,
+    *,
+    shared_dir: Path | None,
+    agent: str | None,
+    task: str | None,
+    once: bool,
+    orchestrator: bool = True,
+) -> int:
     """Start the team and serve; returns the exit code."""
     check_agent(agent)
     team = find_team(team_file)
@@ -61,7 +77,10 @@ def up(team_file: Path | None, *, shared_dir: Path | None, agent: str | None, ta
         ) from error
     for plan in team.workers.values():
         prepare_workspace(team, plan, shared)
-    return anyio.run(_run, team, shared, agent, first, once)
+    children = [_child(team, name, shared, agent) for name in team.workers]
+    if orchestrator and team.orchestrator.enabled:
+        children += _orchestrator(team, shared)
+    return anyio.run(_run, children, team, shared, first, once)
 
 
 def _parse_task(text: str, team: Team) -> FirstTask:
@@ -79,12 +98,11 @@ def _say(text: str) -> None:
         give_up_stdout()
 
 
-async def _run(team: Team, shared: Path, agent: str | None, first: FirstTask | None, once: bool) -> int:
-    children = [_child(team, name, shared, agent) for name in team.workers]
+async def _run(children: list[Child], team: Team, shared: Path, first: FirstTask | None, once: bool) -> int:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         if team.path == EXAMPLE_TEAM:
             _say(f"This is the example team; `{_command()} init` writes it here for editing.")
-        _say(f"Starting {', '.join(team.workers)} …")
+        _say(f"Starting {', '.join(child.name for child in children)} …")
         _warn_of_others(children)
         code = EXIT_INTERRUPTED if once else 0
         async with anyio.create_task_group() as outer:
@@ -115,29 +133,64 @@ def _child(team: Team, name: str, shared: Path, agent: str | None) -> Child:
         name=name,
         command=worker_command(name),
         environ=worker_environment(team, team.worker(name), os.environ, shared_dir=shared, agent=agent),
-        layout=WorkerLayout.under(shared, name),
+        heartbeat_file=WorkerLayout.under(shared, name).heartbeat(name),
     )
+
+
+def _orchestrator(team: Team, shared: Path) -> list[Child]:
+    """Return the orchestrator to start; none where one runs on the shared directory already."""
+    heartbeat_file = orchestrator_heartbeat(shared)
+    if (beat := _living(heartbeat_file)) is not None:
+        _say(f"An orchestrator runs here already (process {beat.pid}); the team goes with it.")
+        return []
+    port = wanted_port(team, os.environ)
+    if not is_port_chosen(team, os.environ) and not _is_free(int(port)):
+        _say(f"Port {port} is taken; the orchestrator's API takes another one.")
+        port = "0"
+    environ = orchestrator_environment(team, os.environ, shared_dir=shared, port=port)
+    child = Child(
+        name=ORCHESTRATOR,
+        command=orchestrator_command(),
+        environ=environ,
+        heartbeat_file=heartbeat_file,
+        serves_others=True,
+    )
+    return [child]
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _living(heartbeat_file: Path) -> Heartbeat | None:
+    """Return the heartbeat if its process lives, as far as can be seen from here."""
+    beat = read_heartbeat(heartbeat_file)
+    return beat if beat is not None and is_alive(beat) and Path(f"/proc/{beat.pid}").exists() else None
 
 
 def _warn_of_others(children: list[Child]) -> None:
     for child in children:
-        beat = read_heartbeat(child.layout.heartbeat(child.name))
-        if beat is not None and is_alive(beat) and Path(f"/proc/{beat.pid}").exists():
+        if (beat := _living(child.heartbeat_file)) is not None:
             _say(f"{child.name} seems to run here already (process {beat.pid}); the two will share its tasks.")
 
 
 async def _serve(supervisor: Supervisor, team: Team, shared: Path, first: FirstTask | None, once: bool) -> int:
-    ready = await supervisor.wait_until_ready(team.workers, within_s=_READY_WITHIN_S)
+    ready = await supervisor.wait_until_ready(supervisor.children, within_s=_READY_WITHIN_S)
     for child in supervisor.children.values():
         if child.name not in ready and child.state is not ChildState.REFUSED:
             _say(
                 f"{child.name} did not become ready within {_READY_WITHIN_S:g} s; "
                 f"`{_command()} logs {child.name}{_shared_option(shared)}` may tell why."
             )
+    api = ready.get(ORCHESTRATOR)
     # In the team's order, whoever was first.
     ready = {name: ready[name] for name in team.workers if name in ready}
     if ready:
-        _tell_where_things_are(supervisor, team, shared, ready)
+        _tell_where_things_are(supervisor, team, shared, ready, api)
     code = 0
     if first is not None:
         code = 1
@@ -153,9 +206,11 @@ async def _serve(supervisor: Supervisor, team: Team, shared: Path, first: FirstT
     return EXIT_USER_ERROR if refused else 0
 
 
-def _tell_where_things_are(supervisor: Supervisor, team: Team, shared: Path, ready: Mapping[str, Heartbeat]) -> None:
+def _tell_where_things_are(
+    supervisor: Supervisor, team: Team, shared: Path, ready: Mapping[str, Heartbeat], api: Heartbeat | None
+) -> None:
     _say("")
-    _say(f"{len(ready)} of {len(supervisor.children)} workers ready:")
+    _say(f"{len(ready)} of {len(team.workers)} workers ready:")
     longest = max(len(name) for name in ready)
     role_width = max(len(team.worker(name).role) for name in ready)
     for name, beat in ready.items():
@@ -164,6 +219,8 @@ def _tell_where_things_are(supervisor: Supervisor, team: Team, shared: Path, rea
             f"  {name:<{longest}}  {role:<{role_width}}  agent {beat.agent:<7}  http://127.0.0.1:{beat.http_port}/readyz"
         )
     command, shared_option = _command(), _shared_option(shared)
+    if api is not None:
+        _say(f"Orchestrator: http://127.0.0.1:{api.http_port} (what it can do: /docs)")
     _say(f"Shared directory: {shared}")
     stand_ins = [name for name in ready if supervisor.children[name].environ["AGENT"] == "echo"]
     if stand_ins:
@@ -174,7 +231,9 @@ def _tell_where_things_are(supervisor: Supervisor, team: Team, shared: Path, rea
     _say("")
     _say(f'Give a task:   {command} submit {someone} "…" --wait{shared_option}')
     _say(f'or as a file:  echo \'{{"description": "…"}}\' > {_quoted(_brief(example))}/any-name.trigger')
-    _say(f"See them work: {command} status{shared_option}")
+    if api is not None:
+        _say(f'Give a goal:   {command} goal "…"{shared_option}')
+    _say(f"See them work: {command} {'top' if api is not None else 'status'}{shared_option}")
     _say("")
 
 

@@ -27,7 +27,7 @@ from orchestrator_service.cli.terminal import harmless
 _TAIL_BYTES: Final = 65_536
 _RECHECK_S: Final = 5.0
 _LONGEST_SHOWN: Final = 70
-_TELL_NOTHING: Final = frozenset(("id", "tool_use_id", "session_id"))
+_TELL_NOTHING: Final = frozenset(("id", "tool_use_id", "session_id", "wire_id"))
 
 
 @dataclass(frozen=True)

@@ -14,24 +14,32 @@ from pydantic import ValidationError
 
 from agent_bus.layout import TASK_SUFFIX, WorkerLayout
 from agent_bus.messages import Event, Result
+from orchestrator_service.cli.api_place import find_api, or_without
 from orchestrator_service.cli.channels import FILE, REDIS, check_via, find_channels
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.places import find_worker, known_workers
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import in_words
+from orchestrator_service.cli.where import Where
 
 _JOURNAL_SUFFIX: Final = ".jsonl"
 _NEW: Final = Mask.CREATE | Mask.MOVED_TO
 _LARGEST_RESULT_BYTES: Final = 64 * 1024 * 1024
 
 
-def watch(worker: str | None, *, shared_dir: Path | None, redis: str | None, via: str | None, as_json: bool) -> int:
-    """Print events as they come, until Ctrl-C: by Redis where one is named, else from the files."""
-    channels = find_channels(shared_dir, redis)
-    if (check_via(via, channels) or (REDIS if channels.has_redis else FILE)) == REDIS:
+def watch(worker: str | None, *, where: Where, as_json: bool) -> int:
+    """Print events as they come, until Ctrl-C: by the API where there is one, else by Redis, else from the files."""
+    show = partial(print_event, as_json=as_json)
+    if (place := find_api(where)) is not None:
+        from orchestrator_service.cli.api_streams import watch_api
+
+        if or_without(place, partial(watch_api, worker=worker, show=show)):
+            return 0
+    channels = find_channels(where.shared_dir, where.redis)
+    if (check_via(where.via, channels) or (REDIS if channels.has_redis else FILE)) == REDIS:
         from orchestrator_service.cli.redis_watch import watch_redis
 
-        watch_redis(channels, worker, show=partial(print_event, as_json=as_json))
+        watch_redis(channels, worker, show=show)
         return 0
     shared = channels.shared
     assert shared is not None

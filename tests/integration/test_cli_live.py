@@ -24,6 +24,8 @@ CHECKOUT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from orchestrator_service.cli import main; main()"]
 
 TEAM = """
+[orchestrator]
+http_port = 0
 [workers.ann]
 role = "first"
 [workers.bob]
@@ -152,7 +154,9 @@ def test_a_whole_life_from_submit_to_result(team: Team) -> None:
         assert json.loads(result.stdout)["output"] == "later"
         assert team.run("cancel", task_id).returncode == 2
 
-        too_long = team.run("submit", "ann", "--file", "-", "--wait", stdin="x" * 2_000_000)
+        refused = team.run("submit", "ann", "--file", "-", stdin="x" * 2_000_000)
+        assert (refused.returncode, "at most 900000 characters" in refused.stderr) == (2, True)
+        too_long = team.run("submit", "ann", "--file", "-", "--wait", "--via", "file", stdin="x" * 2_000_000)
         assert too_long.returncode == 1
         assert "was set aside: it has 2,000," in too_long.stderr
 

@@ -131,7 +131,7 @@ def test_cancel_of_an_unknown_task_needs_its_worker(far: Team, server: RedisServ
         (("submit", "marie", "y", "--priority", "soon"), "--priority is 'soon'"),
         (("submit", "marie", "y", "--timeout", "-1"), "The task is refused: field timeout is -1"),
         (("submit", "marie", "y", "--id", "a b"), "The task is refused: field task_id"),
-        (("submit", "marie", "y", "--via", "pigeon"), "--via is 'pigeon'; allowed are file or redis."),
+        (("submit", "marie", "y", "--via", "pigeon"), "--via is 'pigeon'; allowed are api, file or redis."),
         (("submit", "marie", "y", "--via", "file"), "There is no shared directory"),
         (("result", "../x"), "is no task id"),
         (("result", "unknown"), "No task unknown in Redis at redis://:***@"),

@@ -15,6 +15,7 @@ import pytest
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from orchestrator_service.api_calls import ApiPlace
 from orchestrator_service.desk import Asker
 from orchestrator_service.mcp_mount import make_mcp_app
 from orchestrator_service.remote_tools import RemoteDesk
@@ -115,7 +116,7 @@ def test_the_library_is_not_loaded_before_the_first_request() -> None:
 
 @asynccontextmanager
 async def remote_tools(url: str, token: str | None = SECRET) -> AsyncIterator[TeamTools]:
-    async with RemoteDesk(url, token) as desk:
+    async with RemoteDesk(ApiPlace(url=url, token=token)) as desk:
         yield TeamTools(desk, Asker(name="eve", origin="mcp"))
 
 

@@ -31,7 +31,7 @@ def child_of(tmp_path: Path, code: str, name: str = "ann", **options: float) -> 
         name=name,
         command=[sys.executable, "-S", "-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"],
         environ={**os.environ, "SHUTDOWN_GRACE": "0"},
-        layout=WorkerLayout.under(tmp_path, name),
+        heartbeat_file=WorkerLayout.under(tmp_path, name).heartbeat(name),
         **options,
     )
 
@@ -194,7 +194,7 @@ async def test_ready_are_those_whose_own_process_beats(tmp_path: Path) -> None:
     )
 
     def beat(child: Child, pid: int | None) -> None:
-        path = child.layout.heartbeat(child.name)
+        path = child.heartbeat_file
         path.parent.mkdir(exist_ok=True)
         fields = {"worker": child.name, "instance": "i", "mode": "polling", "version": "1", "pid": pid}
         write_heartbeat(path, Heartbeat.model_validate({**fields, "timestamp": utc_now(), "status": WorkerStatus.IDLE}))

@@ -96,6 +96,7 @@ def test_defaults_and_what_is_allowed_are_those_of_the_code(page: Path) -> None:
     [
         ("Key at the top", "nonsense = 1\n[workers.ann]\n"),
         ("Key of a worker, or in `defaults`", "defaults.nonsense = 1\n"),
+        ("Key of `orchestrator`", "orchestrator.nonsense = 1\n"),
     ],
 )
 def test_the_keys_of_a_team_file_are_those_of_the_code(tmp_path: Path, heading: str, text: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator_service.orchestrator_environment import orchestrator_environment
 from orchestrator_service.team import EXAMPLE_TEAM, Team, TeamError, read_team
 from orchestrator_service.worker_environment import (
     choose_agent,
@@ -231,3 +232,39 @@ def test_a_password_in_a_team_file_is_refused_and_not_shown(tmp_path: Path, url:
 def test_a_wrong_redis_url_is_told_with_its_key(tmp_path: Path, text: str) -> None:
     with pytest.raises(TeamError, match="redis_url"):
         team_of(tmp_path, f"{text}\n[workers.ann]")
+
+
+def test_the_orchestrator_has_a_table_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "team.toml").write_text(
+        "[orchestrator]\nhttp_port = 0\nmax_in_flight = 3\nday_budget_usd = 5\ngoal_model = 'opus'\n"
+        "[workers.ann]\nslots = 2\n"
+    )
+    team = read_team(tmp_path / "team.toml")
+    environ = orchestrator_environment(
+        team, {"MODEL": "sonnet", "DAY_BUDGET_USD": "9", "HTTP_HOST": "0.0.0.0", "API_TOKEN": "t"}, shared_dir=tmp_path
+    )
+    assert {name: environ.get(name) for name in ("HTTP_PORT", "MAX_IN_FLIGHT", "DAY_BUDGET_USD", "GOAL_MODEL")} == {
+        "HTTP_PORT": "0",
+        "MAX_IN_FLIGHT": "3",
+        "DAY_BUDGET_USD": "5.0",
+        "GOAL_MODEL": "opus",
+    }
+    assert (environ["TEAM_FILE"], environ["SHARED_DIR"]) == (str(team.path), str(tmp_path))
+    assert (environ["HTTP_HOST"], environ["API_TOKEN"]) == ("127.0.0.1", "t")
+    assert "MODEL" not in environ
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[orchestrator]\nport = 1\n[workers.ann]", "orchestrator.port is 1, and there is no such key"),
+        ("[orchestrator]\nenabled = 1\n[workers.ann]", "orchestrator.enabled is 1; allowed is true or false"),
+        ("orchestrator = 1\n[workers.ann]", "orchestrator is 1; allowed is a table"),
+        ("[workers.orchestrator]", "workers.orchestrator is the orchestrator's own name"),
+    ],
+)
+def test_what_is_wrong_with_it_is_told(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "team.toml").write_text(text)
+    with pytest.raises(TeamError) as refusal:
+        read_team(tmp_path / "team.toml")
+    assert words in str(refusal.value)

@@ -1,0 +1,28 @@
+"""Where a command is told to go. Loaded by every command, and so light."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+API: Final = "api"
+"""What `--via` calls the HTTP API."""
+URL_VARIABLE: Final = "CODEHORNETS_URL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """What was typed of where to go; None where nothing was."""
+
+    shared_dir: Path | None = None
+    redis: str | None = None
+    api: str | None = None
+    token_file: Path | None = None
+    via: str | None = None
+
+    @property
+    def names_api(self) -> bool:
+        """Whether an API is named."""
+        return self.api is not None or bool(os.environ.get(URL_VARIABLE))
