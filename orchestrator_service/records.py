@@ -75,6 +75,7 @@ class TaskSummary(BaseModel):
 
     task_id: str
     title: str | None
+    """As it was given, else the beginning of the description; None for tasks that came another way."""
     state: TaskState
     waits_for: WaitsFor | None = None
     worker: str | None
