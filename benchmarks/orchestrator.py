@@ -66,8 +66,20 @@ def _post(port: int, clients: int, tasks: int, prefix: str) -> Any:
     return json.loads(done.stdout)
 
 
-def posts(samples: int, tasks: int) -> tuple[Percentiles, list[float]]:
-    """Hand in tasks while an echo worker works them off: one client's latency, and eight clients' tasks a second."""
+@dataclass(frozen=True)
+class PostFigures:
+    """What handing in takes while an echo worker works the tasks off."""
+
+    alone: Percentiles
+    """One client, one task at a time."""
+    rates: list[float]
+    """Tasks a second from eight clients, of each run."""
+    cpu_ms: float
+    """Processor time of the orchestrator a task, from its POST to its result in the ledger."""
+
+
+def posts(samples: int, tasks: int) -> PostFigures:
+    """Hand in tasks, by one client and by eight."""
     say(f"{samples} tasks handed in by one client, then {_RUNS} times {tasks} by {_CLIENTS}")
     with open_rig(MEMORY, 1) as rig, open_team(rig) as orchestrator, Line(orchestrator.port) as line:
         _post(orchestrator.port, 1, WARM_UP, "warm")
@@ -75,9 +87,12 @@ def posts(samples: int, tasks: int) -> tuple[Percentiles, list[float]]:
         total, rates = WARM_UP + samples, []
         for run in range(_RUNS):
             wait_for_ends(line, orchestrator.child, total)
+            before = usage_of([orchestrator.pid])
             rates.append(tasks / _post(orchestrator.port, _CLIENTS, tasks, f"run{run}")["seconds"])
             total += tasks
-    return Percentiles.of(alone), rates
+        wait_for_ends(line, orchestrator.child, total)
+        used = usage_of([orchestrator.pid]).since(before)
+    return PostFigures(Percentiles.of(alone), rates, 1000 * used.cpu_s / tasks)
 
 
 def to_prompt(samples: int) -> Percentiles:

@@ -16,8 +16,8 @@ def measure_orchestrator(scale: Scale) -> list[Row]:
 
 
 def _tasks(scale: Scale) -> list[Row]:
-    alone, rates = orchestrator.posts(scale.team_samples, scale.posts)
-    rate = statistics.median(rates)
+    posts = orchestrator.posts(scale.team_samples, scale.posts)
+    alone, rates, rate = posts.alone, posts.rates, statistics.median(posts.rates)
     prompt = orchestrator.to_prompt(scale.team_samples)
     in_api, in_events = orchestrator.result_visible(scale.team_samples)
     return [
@@ -33,6 +33,7 @@ def _tasks(scale: Scale) -> list[Row]:
             f"{rate:,.0f}/s ({min(rates):,.0f} to {max(rates):,.0f})",
             rate >= 500,
         ),
+        Row("… processor time of the orchestrator a task, result included", "", f"{posts.cpu_ms:.2f} ms", None),
         Row(
             "`POST /tasks` → agent has the prompt",
             "p50 ≤ 10 ms, p99 ≤ 40 ms",
@@ -120,7 +121,7 @@ def _streams(scale: Scale) -> list[Row]:
             "… the slowest of them beside the one in the middle",
             "none slows another",
             f"p95 {seen.slowest_p95_ms:.1f} ms beside {seen.typical_p95_ms:.1f} ms",
-            seen.slowest_p95_ms - seen.alone_p95_ms <= 200,
+            seen.slowest_p95_ms - seen.typical_p95_ms <= 200,
         ),
         Row(
             f"… what they cost, at {seen.rate:.0f} tasks/s",
