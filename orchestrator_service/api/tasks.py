@@ -184,6 +184,9 @@ _SUBMISSION_BODY: Final[dict[str, Any]] = {
 }
 
 
+TASKS: Final = f"{API}/tasks"
+
+
 def add_task_routes(app: FastAPI, desk: Desk, streams: Streams, closing: anyio.Event) -> None:
     """Add the routes of tasks to `app`."""
 
@@ -206,7 +209,7 @@ def add_task_routes(app: FastAPI, desk: Desk, streams: Streams, closing: anyio.E
         return answer(submission, 200 if submission.repeated else 201, Location=place)
 
     app.router.add_api_route(
-        f"{API}/tasks",
+        TASKS,
         create,
         methods=["POST"],
         route_class_override=PlainRoute,

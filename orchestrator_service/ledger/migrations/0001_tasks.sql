@@ -43,6 +43,7 @@ CREATE INDEX tasks_by_graph ON tasks (graph_id, seq) WHERE graph_id IS NOT NULL;
 CREATE INDEX tasks_by_goal ON tasks (goal_id, seq) WHERE goal_id IS NOT NULL;
 CREATE INDEX tasks_by_schedule ON tasks (schedule, seq) WHERE schedule IS NOT NULL;
 CREATE INDEX tasks_by_submitter ON tasks (submitted_by, seq);
+CREATE INDEX tasks_by_submitter_state ON tasks (submitted_by, state, seq);
 CREATE INDEX tasks_by_time ON tasks (submitted_at);
 CREATE INDEX tasks_ready ON tasks (lane, priority DESC, seq) WHERE state = 'ready';
 CREATE INDEX tasks_due ON tasks (next_at) WHERE state = 'scheduled';
