@@ -6,6 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from agent_bus.commands import Command, CommandName
@@ -47,8 +48,20 @@ _LONGEST_REASON: Final = 500
 _MOST_WAITED_FOR: Final = 1000
 
 
+class SubmissionDesk(Protocol):
+    """Where tasks are handed in."""
+
+    async def submit(
+        self, order: TaskOrder | GraphOrder, asker: Asker, idempotency: Idempotency | None = None
+    ) -> Submission:
+        """Hand in tasks."""
+
+
 class GoalDesk(Protocol):
     """Who works on goals; None of them is there where Claude Code is not."""
+
+    async def desk_for(self, order: TaskOrder | GraphOrder) -> SubmissionDesk | None:
+        """Return where an order must be handed in that a goal's task asks for; None for any other."""
 
     async def create(self, order: GoalOrder, asker: Asker) -> GoalRecord:
         """Begin to work on a goal."""
@@ -79,6 +92,14 @@ class Orchestrator:
         self, order: TaskOrder | GraphOrder, asker: Asker, idempotency: Idempotency | None = None
     ) -> Submission:
         """See `desk.Desk`."""
+        if self.goal_desk is not None and asker.goal_id is None:
+            # What the tasks of a goal ask for is held to the limits of the goal.
+            held = None
+            with suppress(NotKnown):
+                # A parent that is not there is refused below, with its field.
+                held = await self.goal_desk.desk_for(order)
+            if held is not None:
+                return await held.submit(order, asker, idempotency)
 
         def change(step: Step) -> Admitted:
             return admit(step, order, asker, idempotency)

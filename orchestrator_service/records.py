@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
@@ -75,6 +75,7 @@ class TaskSummary(BaseModel):
 
     task_id: str
     title: str | None
+    """As it was given, else the beginning of the description; None for tasks that came another way."""
     state: TaskState
     waits_for: WaitsFor | None = None
     worker: str | None
@@ -324,7 +325,7 @@ class Invariant(BaseModel):
     checked_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class StreamEvent:
     """One event of a stream, ready to be sent."""
 
@@ -333,3 +334,5 @@ class StreamEvent:
     event: str
     data: bytes
     """A JSON object: `event`, `timestamp`, `task_id`, `worker`, `goal_id`, `data`."""
+    framed: bytes | None = field(default=None, repr=False, compare=False)
+    """The event as it goes over the line, once somebody has needed it: the same for all who listen."""

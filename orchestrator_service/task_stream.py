@@ -198,6 +198,13 @@ async def follow_team(
 ) -> AsyncIterator[StreamEvent]:
     """Yield what happens in the team from `after` on, or from now on; with `agent` what the agents do as well."""
     position = core.hub.last if after is None or after == "" else _position(after)[0]
+    if not agent:
+        with suppress(LedgerUnavailable):
+            while found := await core.hub.after(position):
+                position = found[-1].seq
+                for happening in found:
+                    yield happening.stream
+        return
     queue: asyncio.Queue[StreamEvent | None] = asyncio.Queue(_QUEUED)
     agents: dict[str, asyncio.Task[None]] = {}
     followed: dict[str, OpenRun] = {}
@@ -235,17 +242,17 @@ async def follow_team(
             while found := await core.hub.after(at):
                 at = found[-1].seq
                 for happening in found:
-                    if agent and happening.task_id is not None and happening.event in _ENDS:
+                    if happening.task_id is not None and happening.event in _ENDS:
                         await end(happening.task_id)
                     await queue.put(happening.stream)
                     run = core.open.get(str(happening.data["wire_id"])) if happening.event == "task_sent" else None
-                    if agent and run is not None:
+                    if run is not None:
                         begin(run)
         await queue.put(None)
 
     feeder: asyncio.Task[None] | None = None
     try:
-        for run in list(core.open.values()) if agent else []:
+        for run in list(core.open.values()):
             if run.transport not in transports:
                 continue
             present = await transports[run.transport].journal(run.worker, run.wire_id, 0)

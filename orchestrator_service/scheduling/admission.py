@@ -22,6 +22,7 @@ from orchestrator_service.scheduling.step import Step
 _KEPT_KEYS_S: Final = 7 * 86_400.0
 _MOST_DEPTH: Final = 10
 _CHUNK: Final = 500
+_LONGEST_TITLE: Final = 80
 _FAILED: Final = (TaskState.FAILED, TaskState.TIMED_OUT, TaskState.CANCELLED)
 _INSERT: Final = (
     "INSERT INTO tasks (seq, task_id, state, lane, priority, title, graph_id, goal_id, schedule, parent, depth, origin,"
@@ -280,7 +281,7 @@ def _insert(
                 state.value,
                 lane,
                 order.priority,
-                order.title,
+                order.title or beginning_of(order.description),
                 graph_id,
                 asker.goal_id,
                 schedule,
@@ -322,6 +323,12 @@ def _tell(step: Step, nodes: Sequence[Node], graph_id: str | None, asker: Asker)
     for node in nodes:
         data = {"title": node.order.title, "by": asker.name, "origin": asker.origin, "graph_id": graph_id}
         step.happened("task_submitted", _given(data), task_id=node.order.task_id, goal_id=asker.goal_id)
+
+
+def beginning_of(description: str) -> str:
+    """Return the first words of a prompt, as a title for lists."""
+    first = next((line for line in description.splitlines() if line.strip()), "").strip()
+    return first if len(first) <= _LONGEST_TITLE else f"{first[: _LONGEST_TITLE - 1]}…"
 
 
 def _given(data: Mapping[str, object]) -> dict[str, object]:
