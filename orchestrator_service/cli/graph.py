@@ -60,11 +60,8 @@ class _Following:
         self.graph_id = graph_id
         self.tasks = {task.task_id: task for task in tasks}
         self._open = {task.task_id for task in tasks if task.state not in FINAL_STATES}
-        self._ended: dict[str, TaskState] = {}
-
-    @property
-    def counts(self) -> Counter[str]:
-        return Counter(state.value for state in self._ended.values())
+        self.counts: Counter[str] = Counter(task.state.value for task in tasks if task.state in FINAL_STATES)
+        """How many have ended, and how."""
 
     async def until_all_ended(
         self, place: ApiPlace, give_up_after_s: float | None, show: Callable[[Counter[str]], None]
@@ -110,8 +107,7 @@ class _Following:
         if task_id not in self._open:
             return False
         self._open.discard(task_id)
-        status = (told.get("data") or {}).get("status")
-        self._ended[task_id] = TaskState(status) if status in list(TaskState) else TaskState.COMPLETED
+        self.counts[str((told.get("data") or {}).get("status"))] += 1
         return True
 
     async def _look(self, client: Any) -> None:
@@ -133,10 +129,10 @@ class _Following:
                     self.tasks[task.task_id] = task
                     if task.state in FINAL_STATES:
                         self._open.discard(task.task_id)
-                        self._ended[task.task_id] = task.state
             cursor = page.next_cursor
             if cursor is None:
-                return
+                break
+        self.counts = Counter(task.state.value for task in self.tasks.values() if task.state in FINAL_STATES)
 
 
 def _tell(following: _Following, whole: bool, *, as_json: bool) -> int:

@@ -24,5 +24,5 @@ class Where:
 
     @property
     def names_api(self) -> bool:
-        """Whether an API is named."""
-        return self.api is not None or bool(os.environ.get(URL_VARIABLE))
+        """Whether an API is named; a directory that is typed tells more of what is meant than the environment does."""
+        return self.api is not None or (self.shared_dir is None and bool(os.environ.get(URL_VARIABLE)))

@@ -386,6 +386,14 @@ def test_a_heartbeat_that_says_nothing_is_not_asked(
     assert "`goal` needs the orchestrator, and there is none; start it with" in capsys.readouterr().err
 
 
+def test_a_typed_directory_means_itself_whatever_the_environment_names(
+    alone: WorkerLayout, monkeypatch: pytest.MonkeyPatch, stub: Stub
+) -> None:
+    monkeypatch.setenv("CODEHORNETS_URL", stub.url)
+    assert cli.run(["submit", "marie", "x", "--shared-dir", "shared"]) == 0
+    assert stub.asked == []
+
+
 def test_other_ways_are_taken_when_they_are_asked_for(alone: WorkerLayout, stub: Stub) -> None:
     tell_of(alone.shared, stub.port)
     assert cli.run(["submit", "marie", "x", "--via", "file"]) == 0

@@ -102,6 +102,19 @@ async def test_a_wrong_setting_and_a_wanted_end_are_not_started_again(
     assert "is not started again" in said[0]
 
 
+async def test_one_that_serves_the_others_is_not_waited_for(tmp_path: Path) -> None:
+    ends = child_of(tmp_path, "raise SystemExit(0)", "ann")
+    serves = child_of(tmp_path, SLEEPS, "orchestrator")
+    serves.serves_others = True
+
+    async with open_supervisor([ends, serves], tell=lambda _: None, back_off=QUICK) as supervisor:
+        with anyio.fail_after(10):
+            await supervisor.all_over.wait()
+        assert serves.state is not ChildState.ENDED
+
+    assert serves.state is ChildState.ENDED
+
+
 async def test_a_setting_that_was_right_before_is_tried_again(tmp_path: Path) -> None:
     code = "import os\nfirst = not os.path.exists('starts')\nopen('starts', 'a')\nos._exit(1 if first else 2)"
     child = child_of(tmp_path, code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,19 @@ def test_help_loads_neither_the_bus_messages_nor_an_event_loop() -> None:
     run = subprocess.run([sys.executable, "-c", base + code], capture_output=True, text=True, check=True)
 
     assert run.stderr.strip() == "loaded []"
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["submit", "marie", "x"], ["result", "none"], ["tasks"]])
+def test_what_files_can_answer_loads_no_http(place: WorkerLayout, arguments: list[str]) -> None:
+    code = (
+        f"import sys\nfrom orchestrator_service.cli import run\nrun({arguments!r})\n"
+        "heavy = {'httpx', 'http.client', 'yaml', 'fastapi', 'mcp', 'orchestrator_service.api_calls'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    run = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+
+    assert run.stderr.strip().splitlines()[-1] == "loaded []"
 
 
 def test_submit_puts_one_whole_trigger_in_place_and_prints_the_id(
