@@ -180,14 +180,7 @@ def read_settings(environ: Mapping[str, str]) -> OrchestratorSettings:
         workers=read.value("WORKERS", _workers, "names of workers, divided by commas", ()),
         redis_url=read.value("REDIS_URL", redis_url, "a redis://, rediss:// or unix:// URL", team_redis),
         api=_read_api(read),
-        budget=BudgetSettings(
-            task_usd=read.value("TASK_BUDGET_USD", positive, "a number above 0", None),
-            worker_day_usd=read.value("WORKER_BUDGET_USD", positive, "a number above 0", None),
-            day_usd=read.value("DAY_BUDGET_USD", positive, "a number above 0", None),
-            timezone=read.value(
-                "BUDGET_TIMEZONE", timezone, "a time zone such as UTC or Europe/Berlin", ZoneInfo("UTC")
-            ),
-        ),
+        budget=_read_budget(read),
         goals=GoalSettings(
             cli=read.value("CLAUDE_CLI", program, "the path of an executable file", None),
             model=read.value("GOAL_MODEL", model, "the name of a model, without spaces", None),
@@ -206,6 +199,28 @@ def read_settings(environ: Mapping[str, str]) -> OrchestratorSettings:
         log_level=read.value("LOG_LEVEL", log_level, "DEBUG, INFO, WARNING or ERROR", "INFO"),
         environ=merged,
     )
+
+
+def _read_budget(read: Environment) -> BudgetSettings:
+    budget = BudgetSettings(
+        task_usd=read.value("TASK_BUDGET_USD", positive, "a number above 0", None),
+        worker_day_usd=read.value("WORKER_BUDGET_USD", positive, "a number above 0", None),
+        day_usd=read.value("DAY_BUDGET_USD", positive, "a number above 0", None),
+        timezone=read.value("BUDGET_TIMEZONE", timezone, "a time zone such as UTC or Europe/Berlin", ZoneInfo("UTC")),
+    )
+    for name, limit in (("DAY_BUDGET_USD", budget.day_usd), ("WORKER_BUDGET_USD", budget.worker_day_usd)):
+        if limit is None:
+            continue
+        if budget.task_usd is None:
+            raise SettingsError(
+                f"{name} needs TASK_BUDGET_USD, which says what to reserve for a task that names no budget."
+            )
+        if budget.task_usd > limit:
+            raise SettingsError(
+                f"TASK_BUDGET_USD is {budget.task_usd:g} and {name} {limit:g}: no task could ever be sent; allowed is"
+                f" a TASK_BUDGET_USD of at most {limit:g}."
+            )
+    return budget
 
 
 def _read_api(read: Environment) -> ApiSettings:

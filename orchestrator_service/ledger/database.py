@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from orchestrator_service.errors import LedgerUnavailable
-from orchestrator_service.ledger.schema import LedgerTooNew, migrate
+from orchestrator_service.ledger.schema import LedgerTooNew, migrate, version_of
 
 T = TypeVar("T")
 
@@ -58,6 +58,7 @@ class Database:
         self._open: list[sqlite3.Connection] = []
         self._writer = threading.Thread(target=self._write_forever, name="ledger-writer", daemon=True)
         self._connection: sqlite3.Connection | None = None
+        self._locked: int | None = None
 
     # -- for everybody
 
@@ -115,6 +116,8 @@ class Database:
         self._lock()
         connection = sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_S, check_same_thread=False)
         self._open.append(connection)
+        # Before anything else: a file of a later version is left as it is.
+        version_of(connection)
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -124,14 +127,15 @@ class Database:
         return connection
 
     def _lock(self) -> None:
-        self._locked = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        locked = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._locked)
+            os.close(locked)
             raise LedgerInUse(
                 f"The ledger {self.path} is in use by another orchestrator; stop that one, or name another LEDGER_PATH."
             ) from error
+        self._locked = locked
 
     def _write_forever(self) -> None:
         while True:
@@ -221,7 +225,7 @@ class Database:
         for connection in self._open:
             with suppress(sqlite3.Error):
                 connection.close()
-        if self._connection is not None:
+        if self._locked is not None:
             os.close(self._locked)
 
 

@@ -19,6 +19,22 @@ def migrations() -> list[tuple[int, str]]:
     return [(int(path.name[:4]), path.read_text(encoding="utf-8")) for path in files]
 
 
+def version_of(connection: sqlite3.Connection) -> int:
+    """Return the version of the tables; 0 for a new file. Changes nothing.
+
+    Raises:
+        LedgerTooNew: they are newer than what this program knows.
+    """
+    newest = migrations()[-1][0]
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > newest:
+        raise LedgerTooNew(
+            f"the ledger is of version {version}, and this program knows versions up to {newest}; start the newer "
+            "program again, or name another ledger in LEDGER_PATH"
+        )
+    return int(version)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the tables to the newest version that this program knows.
 
@@ -26,14 +42,13 @@ def migrate(connection: sqlite3.Connection) -> None:
         LedgerTooNew: they are newer than that; nothing was changed.
         sqlite3.Error: a migration failed; the ones before it stay, of this one nothing does.
     """
-    known = migrations()
-    newest = known[-1][0]
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > newest:
-        raise LedgerTooNew(
-            f"the ledger is of version {version}, and this program knows versions up to {newest}; start the newer "
-            "program again, or name another ledger in LEDGER_PATH"
-        )
-    for number, statements in known:
-        if number > version:
+    version = version_of(connection)
+    for number, statements in migrations():
+        if number <= version:
+            continue
+        try:
             connection.executescript(f"BEGIN IMMEDIATE;\n{statements}\nPRAGMA user_version={number};\nCOMMIT;")
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise

@@ -266,9 +266,9 @@ def team(**workers: tuple[str, list[str]]) -> Team:
 
 @asynccontextmanager
 async def open_scene(
-    folder: Path, budget: BudgetSettings | None = None, *, lead: float = 0.0, **settings: Any
+    folder: Path, budget: BudgetSettings | None = None, *, lead: float = 0.0, found: bool = True, **settings: Any
 ) -> AsyncIterator[Scene]:
-    """Open the core on the ledger in a folder, found again if it was there before."""
+    """Open the core on the ledger in a folder; it finds its place there, unless that is not to be `found`."""
     transport = FakeTransport()
     clock = Clock(lead)
     given = OrchestratorSettings(
@@ -277,7 +277,8 @@ async def open_scene(
     async with open_database(given.ledger) as database:
         service = Service(given, database, clock=clock.now, monotonic=clock.monotonic)
         service.transports["file"] = transport
-        await service.core.load()
+        if found:
+            await service.core.load()
         try:
             yield Scene(service, transport, clock)
         finally:
