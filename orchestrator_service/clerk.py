@@ -18,7 +18,7 @@ from orchestrator_service.transports.base import HeardResult
 
 log = logging.getLogger(__name__)
 
-_MOST_TOGETHER: Final = 200
+_MOST_TOGETHER: Final = 50
 _LEDGER_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 

@@ -54,6 +54,7 @@ class Core:
         self._timer_at = float("inf")
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._planning = False
         database.on_rollback = book.undone
 
     async def load(self) -> None:
@@ -75,16 +76,16 @@ class Core:
                 self.fleet.paused.add(name)
         self.fleet.rebuild({})
 
-    async def change(self, change: Callable[[Step], T]) -> T:
+    async def change(self, change: Callable[[Step], T], *, large: bool = False) -> T:
         """Change the ledger, send what can be sent after that, and return once all of it is durable.
 
         Raises:
             LedgerUnavailable: nothing was changed.
         """
-        return (await self.change_and_look(change, lambda connection, value: None))[0]
+        return (await self.change_and_look(change, lambda connection, value: None, large=large))[0]
 
     async def change_and_look(
-        self, change: Callable[[Step], T], look: Callable[[sqlite3.Connection, T], R]
+        self, change: Callable[[Step], T], look: Callable[[sqlite3.Connection, T], R], *, large: bool = False
     ) -> tuple[T, R]:
         """Do the same, and return as well what `look` sees once everything is planned.
 
@@ -101,7 +102,7 @@ class Core:
             step.effects.wake_at = next_moment(step)
             return value, look(connection, value), step.effects
 
-        durable = self.database.begin_write(run)
+        durable = self.database.begin_write(run, large=large)
         durable.add_done_callback(self._durable)
         # Whoever asked may be gone by the time that it is durable; what it entails is carried out all the same.
         value, seen, _ = await asyncio.shield(durable)
@@ -125,6 +126,14 @@ class Core:
                     if not waiter.done():
                         waiter.set_result(None)
         self._set_timer(effects.wake_at)
+        if effects.more_to_plan and not self._planning:
+            self._planning = True
+            self.spawn(self._plan_more(), "plan")
+
+    async def _plan_more(self) -> None:
+        self._planning = False
+        with suppress(LedgerUnavailable):
+            await self.change(lambda step: None)
 
     def tell(self, event: str, data: dict[str, Any]) -> None:
         """Have an event of the team written down and told, soon; a ledger that cannot be written costs the event."""

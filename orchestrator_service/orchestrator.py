@@ -45,6 +45,8 @@ from orchestrator_service.transports.base import Transport
 log = logging.getLogger(__name__)
 
 _LONGEST_REASON: Final = 500
+_MOST_IN_LOOP: Final = 20
+"""Tasks of a graph that are let in without leaving the loop; more would hold everybody up."""
 _MOST_WAITED_FOR: Final = 1000
 
 
@@ -101,13 +103,15 @@ class Orchestrator:
             if held is not None:
                 return await held.submit(order, asker, idempotency)
 
+        large = isinstance(order, GraphOrder) and len(order.tasks) > _MOST_IN_LOOP
+
         def change(step: Step) -> Admitted:
             return admit(step, order, asker, idempotency)
 
         def look(connection: sqlite3.Connection, admitted: Admitted) -> list[queries.TaskRow]:
             return queries.rows_between(connection, admitted.first_seq, admitted.last_seq)
 
-        admitted, rows = await self._core.change_and_look(change, look)
+        admitted, rows = await self._core.change_and_look(change, look, large=large)
         return Submission.model_construct(
             graph_id=admitted.graph_id, tasks=[self._summary(row) for row in rows], repeated=admitted.repeated
         )

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _LEDGER_RETRY_S: Final = 5.0
 _BETWEEN_SLICES_S: Final = 0.05
+_STUCK_AFTER_S: Final = 60.0
+"""A transaction that is under way for longer will not end by itself."""
 _RESULTS_POSITION: Final = "redis:results"
 
 
@@ -193,7 +195,7 @@ class Service:
             before = time.time() - self.settings.ledger_keep_days * 86_400.0
             left = 1
             while left:
-                left = await self.core.change(lambda step: prune(step, before))
+                left = await self.core.change(lambda step: prune(step, before), large=True)
                 # Slices, with room between them: nobody waits for the broom.
                 await anyio.sleep(_BETWEEN_SLICES_S)
 
@@ -201,12 +203,10 @@ class Service:
 
     def liveness(self) -> list[Finding]:
         """Judge what only a restart could mend. That the loop runs is proven by there being an answer."""
-        return [Finding("loop", True, "answers"), self.database_thread()]
-
-    def database_thread(self) -> Finding:
-        """Tell whether the writing thread lives."""
-        lives = self.database.writes
-        return Finding("ledger writer", lives, "writes" if lives else "has ended")
+        stuck_s = self.database.stuck_s()
+        stuck = stuck_s > _STUCK_AFTER_S
+        told = f"has been at one transaction for {stuck_s:.0f} s" if stuck else "goes on"
+        return [Finding("loop", True, "answers"), Finding("ledger writer", not stuck, told)]
 
     def readiness(self) -> list[Finding]:
         """Judge whether a task would be taken and handed on now."""

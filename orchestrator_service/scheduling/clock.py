@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.lifecycle import cancel, get, release
 from orchestrator_service.scheduling.step import Step
 
-_MOST_AT_ONCE = 1000
+_MOST_AT_ONCE: Final = 200
 """More than this is done in the next step, so that nobody else waits long."""
 
 

@@ -21,6 +21,8 @@ from orchestrator_service.transports.base import Dispatch
 
 LARGEST_BODY_BYTES: Final = 1_048_576
 """The workers' usual `MAX_TRIGGER_BYTES`."""
+MOST_IN_STEP: Final = 64
+"""So many tasks are sent in one step; after it others have their turn."""
 _PAGE: Final = 64
 _MOST_SKIPPED: Final = 64
 """So many tasks of a lane are passed over because there is no money for them; then the lane waits."""
@@ -42,7 +44,7 @@ _Head = tuple[int, int, str, str | None, float | None]
 
 
 def plan(step: Step) -> None:
-    """Send what can be sent now."""
+    """Send what can be sent now; `effects.more_to_plan` tells that it is more than one step may send."""
     # A task that follows its conversation to another lane is looked at again, in its place there.
     while _plan_once(step):
         pass
@@ -57,6 +59,9 @@ def _plan_once(step: Step) -> bool:
             _push(heads, _waiting(step.connection, lane))
     skipped: dict[str, int] = {}
     while heads:
+        if len(step.effects.dispatches) >= MOST_IN_STEP:
+            step.effects.more_to_plan = True
+            return False
         head, others = heapq.heappop(heads)
         _, seq, lane, session, amount = head
         open_to = [member for member in step.fleet.candidates(lane) if _has_room(step, member)]

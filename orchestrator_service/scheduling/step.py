@@ -74,6 +74,8 @@ class Effects:
     cancels: list[OpenRun] = field(default_factory=list)
     """To be taken back or, where that fails, to be ended by their worker."""
     happenings: list[Happening] = field(default_factory=list)
+    more_to_plan: bool = False
+    """Whether more could be sent than one step sends."""
     wake_at: float | None = None
     """When something is due next, in seconds since 1970."""
 
