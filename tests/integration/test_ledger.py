@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,3 +244,38 @@ async def test_what_was_asked_for_is_written_before_the_end(tmp_path: Path) -> N
                 )
             )
     assert look(ledger, "SELECT COUNT(*) FROM positions") == [(500,)]
+
+
+async def test_a_large_change_leaves_the_loop_free_and_keeps_its_place_in_the_order(tmp_path: Path) -> None:
+    met = threading.Event()
+    done: list[str] = []
+
+    def large(connection: sqlite3.Connection) -> None:
+        assert met.wait(20), "the loop went on meanwhile"
+        done.append("large")
+
+    async with open_database(tmp_path / "ledger.sqlite3") as database:
+        writes = [
+            database.begin_write(lambda connection: done.append("first")),
+            database.begin_write(large, large=True),
+            database.begin_write(lambda connection: done.append("last")),
+        ]
+        await writes[0]
+        await async_wait_until(lambda: database.stuck_s() > 0, what="the large one is under way")
+        assert done == ["first"]
+        met.set()
+        await asyncio.gather(*writes)
+        assert done == ["first", "large", "last"]
+        assert database.stuck_s() == 0
+
+
+async def test_a_change_that_cannot_be_written_does_not_hold_up_the_next(tmp_path: Path) -> None:
+    def broken(connection: sqlite3.Connection) -> None:
+        connection.execute("SELECT * FROM nowhere")
+
+    async with open_database(tmp_path / "ledger.sqlite3") as database:
+        bad = database.begin_write(broken)
+        with pytest.raises(LedgerUnavailable):
+            await bad
+        assert await database.write(lambda connection: connection.execute("SELECT 1").fetchone()) == (1,)
+        assert database.trouble is None

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator_service.core import Core
 from orchestrator_service.errors import NotKnown, OrderRefused
@@ -224,3 +228,54 @@ async def test_one_who_waits_hears_of_ends(scene: Scene) -> None:
     await scene.submit(task_id="late")
     assert [task.state.value for task in await scene.desk.wait(["late"], 0)] == ["sent"]
     assert not scene.core._waiters
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**64))
+def test_live_and_resumed_at_any_moment_nothing_is_missing_and_nothing_comes_twice(seed: int) -> None:
+    choice = random.Random(seed)
+
+    async def live(folder: Path) -> None:
+        async with open_scene(folder) as scene:
+            await scene.beat("marie", slots=100)
+            await scene.submit(task_id="t", retry=RetryPolicy(max_retries=3, initial_seconds=0.001, jitter=0))
+            reader = asyncio.ensure_future(read_in_pieces(scene, choice))
+            for number in range(1, 5):
+                wire_id = "t" if number == 1 else f"t+{number}"
+                if choice.random() < 0.8:
+                    await scene.take(wire_id)
+                for word in range(choice.randint(0, 4)):
+                    scene.transport.say(wire_id, f"{number}-{word}")
+                    await asyncio.sleep(0)
+                if number == 4 or choice.random() < 0.3:
+                    await scene.finish(wire_id)
+                    break
+                await scene.fail(wire_id)
+                await scene.wait(1)
+            heard = await asyncio.wait_for(reader, 20)
+            whole = await all_of(scene.desk.task_events("t", None, follow=False))
+            assert [told(event) for event in heard if event.event == "agent"] == [
+                told(event) for event in whole if event.event == "agent"
+            ]
+            assert [event.data for event in heard if event.event != "agent"] == [
+                event.data for event in whole if event.event != "agent"
+            ]
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(live(Path(folder)))
+
+
+async def read_in_pieces(scene: Scene, choice: random.Random) -> list[StreamEvent]:
+    """Follow a task to its end, but leave now and then and come back with the last position."""
+    heard: list[StreamEvent] = []
+    while not heard or heard[-1].event != "task_ended":
+        stream = scene.desk.task_events("t", heard[-1].id if heard else None, follow=True)
+        for _ in range(choice.randint(1, 8)):
+            event = await anext(stream, None)
+            if event is None:
+                break
+            heard.append(event)
+            for _ in range(choice.choice([0, 0, 3, 30])):
+                await asyncio.sleep(0)
+        await stream.aclose()  # type: ignore[attr-defined]
+    return heard
