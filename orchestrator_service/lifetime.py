@@ -14,12 +14,12 @@ import anyio
 from agent_bus.messages import WorkerStatus
 from orchestrator_service.api.app import ApiServer, make_app
 from orchestrator_service.errors import LedgerUnavailable
-from orchestrator_service.goals import Goals, open_goals
-from orchestrator_service.mcp_mount import make_mcp_app
+from orchestrator_service.goals.service import Goals, open_goals
 from orchestrator_service.metrics import OrchestratorMetrics
 from orchestrator_service.observation import Observation
 from orchestrator_service.service import Service, open_service
 from orchestrator_service.settings import OrchestratorSettings
+from orchestrator_service.team_tools.mcp_mount import make_mcp_app
 from service_kit.http_server import listen, serve
 
 log = logging.getLogger(__name__)

@@ -55,7 +55,7 @@ def _judge(error: BaseException) -> int:
     from orchestrator_service.team import TeamError
 
     # Whatever raises it has loaded it.
-    calls = sys.modules.get("orchestrator_service.api_calls")
+    calls = sys.modules.get("orchestrator_service.client.calls")
     if calls is not None and isinstance(error, calls.ApiError):
         return _refuse(f"{error}.")
     match error:

@@ -16,7 +16,7 @@ from orchestrator_service.cli.where import API, URL_VARIABLE, Where
 from orchestrator_service.team import TeamError
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ def or_without(place: ApiPlace, work: Callable[[ApiPlace], T]) -> T | None:
         ApiAway: somebody named it, or the question may have arrived.
         ApiRefused: it said no.
     """
-    from orchestrator_service.api_calls import ApiAway
+    from orchestrator_service.client.calls import ApiAway
 
     try:
         return work(place)
@@ -74,7 +74,7 @@ def or_without(place: ApiPlace, work: Callable[[ApiPlace], T]) -> T | None:
 def _named(where: Where) -> ApiPlace:
     from urllib.parse import urlsplit
 
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
 
     source = "--api" if where.api is not None else URL_VARIABLE
     url = (where.api if where.api is not None else os.environ[URL_VARIABLE]).strip().rstrip("/")
@@ -96,7 +96,7 @@ def _discovered(where: Where) -> ApiPlace | None:
     path = shared / "heartbeats" / "orchestrator.json"
     if not path.exists():
         return None
-    from orchestrator_service.api_calls import ApiPlace, living_port, local_url
+    from orchestrator_service.client.calls import ApiPlace, living_port, local_url
 
     if (port := living_port(path)) is None:
         return None

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiPlace, ApiRefused
 from orchestrator_service.cli.api_tasks import (
     CONFLICT,
     NOT_THERE,
@@ -18,6 +16,8 @@ from orchestrator_service.cli.errors import EXIT_GAVE_UP
 from orchestrator_service.cli.output import print_ending
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import Ending
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiPlace, ApiRefused
 from orchestrator_service.records import TaskSummary
 
 

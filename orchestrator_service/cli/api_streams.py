@@ -10,11 +10,11 @@ from functools import partial
 import anyio
 
 from agent_bus.messages import Event
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiPlace, ApiRefused
-from orchestrator_service.api_client import ApiClient
 from orchestrator_service.cli.api_tasks import CONFLICT, NOT_THERE, event_of
 from orchestrator_service.cli.patience import Patience
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiPlace, ApiRefused
+from orchestrator_service.client.streams import ApiClient
 from orchestrator_service.records import StreamEvent
 
 

@@ -15,12 +15,12 @@ import anyio
 from pydantic import ValidationError
 
 from agent_bus.messages import Event, Result, TaskError, TaskStatus, utc_now
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiAway, ApiPlace, ApiRefused, Call
 from orchestrator_service.cli.order_problems import refuse
 from orchestrator_service.cli.patience import Patience
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.waiting import Ending, in_words, spinner
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiAway, ApiPlace, ApiRefused, Call
 from orchestrator_service.orders import TaskOrder
 from orchestrator_service.records import FINAL_STATES, StreamEvent, Submission, TaskResult, TaskSummary
 
@@ -143,7 +143,7 @@ def wait_for_task(place: ApiPlace, task_id: str, *, give_up_after_s: float | Non
 async def _wait_and_show(
     place: ApiPlace, task_id: str, give_up_after_s: float | None, show: Callable[[str], None]
 ) -> Ending:
-    from orchestrator_service.api_client import ApiClient
+    from orchestrator_service.client.streams import ApiClient
 
     looks, ending = _Looks(task_id, give_up_after_s), Ending()
     async with ApiClient(place) as client, anyio.create_task_group() as tasks:

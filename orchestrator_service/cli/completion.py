@@ -24,7 +24,7 @@ def complete_worker(incomplete: str) -> list[str]:
     if place is not None and not (names and place.discovered):
         from dataclasses import replace
 
-        from orchestrator_service.api_calls import ApiError, ask, workers
+        from orchestrator_service.client.calls import ApiError, ask, workers
 
         with suppress(ApiError):
             names.update(worker.name for worker in ask(place, replace(workers(), timeout_s=_WITHIN_S)))
@@ -37,7 +37,7 @@ def complete_task(incomplete: str) -> list[str]:
     if (place := quietly(Where())) is not None:
         from dataclasses import replace
 
-        from orchestrator_service.api_calls import ApiError, ask, tasks
+        from orchestrator_service.client.calls import ApiError, ask, tasks
 
         with suppress(ApiError):
             page = ask(place, replace(tasks([("limit", str(_MOST))]), timeout_s=_WITHIN_S))

@@ -65,7 +65,7 @@ def _orchestrator(where: Where) -> list[Finding]:
         return [Finding("orchestrator", Grade.BROKEN, str(error))]
     if place is None:
         return []
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     try:
         rules = api_calls.ask(place, api_calls.invariants())

@@ -19,7 +19,7 @@ from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
     from orchestrator_service.records import GoalRecord
 
 _HEADINGS: Final = ("goal", "state", "asked", "tasks>", "cost>", "what it is*")
@@ -43,8 +43,8 @@ def goal(typed: Goal, *, where: Where, wait: bool, give_up_after_s: float | None
     place = need_api(where, "`goal`")
     from pydantic import ValidationError
 
-    from orchestrator_service import api_calls
     from orchestrator_service.cli.order_problems import refuse
+    from orchestrator_service.client import calls as api_calls
     from orchestrator_service.orders import GoalOrder
 
     words = sys.stdin.buffer.read().decode("utf-8", "replace") if typed.words == "-" else typed.words
@@ -97,9 +97,9 @@ def _in_short(goal: GoalRecord) -> str:
 
 
 async def _follow(place: ApiPlace, goal_id: str, give_up_after_s: float | None) -> GoalRecord:
-    from orchestrator_service import api_calls
-    from orchestrator_service.api_client import ApiClient
     from orchestrator_service.cli.patience import Patience
+    from orchestrator_service.client import calls as api_calls
+    from orchestrator_service.client.streams import ApiClient
 
     patience = Patience("The API")
     position: str | None = None
@@ -150,7 +150,7 @@ def _show(name: str, data: bytes) -> None:
 def list_goals(*, where: Where, limit: int, as_json: bool) -> int:
     """List the newest goals."""
     place = need_api(where, "`goals`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.goals(limit))
     if as_json:
@@ -176,7 +176,7 @@ def list_goals(*, where: Where, limit: int, as_json: bool) -> int:
 def show_goal(goal_id: str, *, where: Where, as_json: bool) -> int:
     """Show all that is known of one goal."""
     place = need_api(where, "`goals show`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.goal(goal_id))
     if as_json:
@@ -202,7 +202,7 @@ def show_goal(goal_id: str, *, where: Where, as_json: bool) -> int:
 def cancel_goal(goal_id: str, *, where: Where, as_json: bool) -> int:
     """End a goal and its open tasks."""
     place = need_api(where, "`goals cancel`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.cancel_goal(goal_id))
     if as_json:

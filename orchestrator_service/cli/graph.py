@@ -13,8 +13,6 @@ from typing import Any, Final
 
 import anyio
 
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiAway, ApiPlace
 from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.api_tasks import hand_in_surely
 from orchestrator_service.cli.errors import EXIT_GAVE_UP
@@ -25,6 +23,8 @@ from orchestrator_service.cli.patience import Patience
 from orchestrator_service.cli.tables import print_table
 from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.where import Where
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiAway, ApiPlace
 from orchestrator_service.records import FINAL_STATES, TaskState, TaskSummary
 
 _PAGE: Final = 500
@@ -67,7 +67,7 @@ class _Following:
         self, place: ApiPlace, give_up_after_s: float | None, show: Callable[[Counter[str]], None]
     ) -> bool:
         """Return whether all ended in time; what they are then is in `tasks`."""
-        from orchestrator_service.api_client import ApiClient
+        from orchestrator_service.client.streams import ApiClient
 
         patience = Patience("The API")
         async with ApiClient(place) as client:

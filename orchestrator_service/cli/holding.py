@@ -12,7 +12,7 @@ from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
     from orchestrator_service.records import Told
 
 
@@ -29,7 +29,7 @@ def hold(worker: str, *, paused: bool, where: Where, as_json: bool) -> int:
 
 
 def _by_api(worker: str, paused: bool, place: ApiPlace) -> Told:
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     return api_calls.ask(place, api_calls.pause(worker) if paused else api_calls.resume(worker))
 
@@ -49,7 +49,7 @@ def _tell(told: Told, *, as_json: bool) -> int:
 def budget(*, where: Where, as_json: bool) -> int:
     """Show what may be spent today and what is."""
     place = need_api(where, "`budget`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.budget())
     if as_json:

@@ -11,7 +11,7 @@ from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
 
 
 def run_mcp(where: Where) -> int:
@@ -26,9 +26,9 @@ def run_mcp(where: Where) -> int:
 
 async def _serve(place: ApiPlace) -> None:
     from orchestrator_service.desk import Asker
-    from orchestrator_service.mcp_server import serve_stdio
-    from orchestrator_service.remote_tools import RemoteDesk
-    from orchestrator_service.team_tools import TeamTools
+    from orchestrator_service.team_tools.mcp_server import serve_stdio
+    from orchestrator_service.team_tools.remote import RemoteDesk
+    from orchestrator_service.team_tools.tools import TeamTools
 
     async with RemoteDesk(place) as desk:
         # In the ledger it is whom the token stands for; this names the standing conversations.

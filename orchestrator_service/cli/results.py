@@ -21,7 +21,7 @@ from orchestrator_service.cli.waiting import Ending, wait_for_result
 from orchestrator_service.cli.where import API, Where
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
 
 
 def result(task_id: str, *, where: Where, wait: bool, give_up_after_s: float | None, as_json: bool) -> int:

@@ -35,7 +35,7 @@ class Recurring:
 def list_schedules(*, where: Where, as_json: bool) -> int:
     """List what recurs."""
     place = need_api(where, "`schedules`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.schedules())
     if as_json:
@@ -63,8 +63,8 @@ def add(typed: Recurring, *, where: Where, as_json: bool) -> int:
     place = need_api(where, "`schedules add`")
     from pydantic import ValidationError
 
-    from orchestrator_service import api_calls
     from orchestrator_service.cli.order_problems import refuse
+    from orchestrator_service.client import calls as api_calls
     from orchestrator_service.orders import ScheduleOrder
 
     task: dict[str, Any] = {
@@ -98,7 +98,7 @@ def add(typed: Recurring, *, where: Where, as_json: bool) -> int:
 def set_paused(name: str, *, paused: bool, where: Where, as_json: bool) -> int:
     """Hold a schedule, or let it go on."""
     place = need_api(where, "`schedules`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.set_schedule_paused(name, paused))
     if as_json:
@@ -111,7 +111,7 @@ def set_paused(name: str, *, paused: bool, where: Where, as_json: bool) -> int:
 def remove(name: str, *, where: Where, as_json: bool) -> int:
     """Forget a schedule; the tasks it brought stay."""
     place = need_api(where, "`schedules`")
-    from orchestrator_service import api_calls
+    from orchestrator_service.client import calls as api_calls
 
     api_calls.ask(place, api_calls.delete_schedule(name))
     if as_json:

@@ -21,7 +21,7 @@ from orchestrator_service.cli.waiting import wait_for_result
 from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
     from orchestrator_service.records import TaskSummary
 
 

@@ -18,7 +18,7 @@ from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_calls import ApiPlace
+    from orchestrator_service.client.calls import ApiPlace
     from orchestrator_service.records import TaskRecord, TaskSummary
 
 _LARGEST_PAGE: Final = 500
@@ -49,8 +49,8 @@ def tasks(wanted: Wanted, *, where: Where, as_json: bool) -> int:
 
 
 def _by_api(wanted: Wanted, as_json: bool, place: ApiPlace) -> bool:
-    from orchestrator_service.api_calls import ask
-    from orchestrator_service.api_calls import tasks as page_of
+    from orchestrator_service.client.calls import ask
+    from orchestrator_service.client.calls import tasks as page_of
 
     query = [("state", state) for state in wanted.states]
     query += [
@@ -142,8 +142,8 @@ def task(task_id: str, *, where: Where, as_json: bool) -> int:
 
 
 def _task_by_api(task_id: str, as_json: bool, place: ApiPlace) -> bool:
-    from orchestrator_service import api_calls
     from orchestrator_service.cli.api_tasks import ask_or_nothing
+    from orchestrator_service.client import calls as api_calls
 
     found = ask_or_nothing(place, api_calls.task(task_id))
     if found is None:
@@ -239,8 +239,8 @@ def retry(task_id: str, *, where: Where, as_json: bool) -> int:
     """Try a task again that failed, ran out of time or was cancelled."""
     check_id(task_id)
     place = need_api(where, "`retry`")
-    from orchestrator_service import api_calls
     from orchestrator_service.cli.api_tasks import where_it_is
+    from orchestrator_service.client import calls as api_calls
 
     found = api_calls.ask(place, api_calls.retry(task_id))
     if as_json:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiError, ApiPlace
 from orchestrator_service.cli.api_place import need_api
 from orchestrator_service.cli.output import print_json
 from orchestrator_service.cli.top_view import Glimpse, Throughput, render
 from orchestrator_service.cli.where import Where
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiError, ApiPlace
 from orchestrator_service.records import FINAL_STATES, TaskState, TaskSummary
 
 if TYPE_CHECKING:
-    from orchestrator_service.api_client import ApiClient
+    from orchestrator_service.client.streams import ApiClient
 
 _REFRESH_S: Final = 5.0
 """How often it is looked without an event: ages grow by themselves."""
@@ -52,7 +52,7 @@ def top(*, where: Where, as_json: bool) -> int:
 
 
 async def _once(place: ApiPlace) -> Glimpse:
-    from orchestrator_service.api_client import ApiClient
+    from orchestrator_service.client.streams import ApiClient
 
     async with ApiClient(place) as client:
         return await _look(client)
@@ -77,7 +77,7 @@ async def _look(client: ApiClient) -> Glimpse:
 async def _live(place: ApiPlace, keys: int | None) -> None:
     from rich.live import Live
 
-    from orchestrator_service.api_client import ApiClient
+    from orchestrator_service.client.streams import ApiClient
 
     pace = Throughput()
     trouble: str | None = None

@@ -13,8 +13,8 @@ import pytest
 
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
-from orchestrator_service.goal_limits import LimitReached
-from orchestrator_service.goals import Goals, open_goals
+from orchestrator_service.goals.limits import LimitReached
+from orchestrator_service.goals.service import Goals, open_goals
 from orchestrator_service.ledger.database import open_database
 from orchestrator_service.ledger.goals import begin_attempt
 from orchestrator_service.orders import GoalOrder, TaskOrder
@@ -387,7 +387,7 @@ async def test_something_unforeseen_ends_the_goal_and_no_other(api: MessagesApi,
 async def test_a_goal_outlasts_a_ledger_that_cannot_be_written_for_a_while(
     api: MessagesApi, scene: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator_service.goal_run._LEDGER_PAUSE_S", 0.01)
+    monkeypatch.setattr("orchestrator_service.goals.run._LEDGER_PAUSE_S", 0.01)
     troubles = iter((True, True, False))
 
     def begin(*given: Any) -> int:
@@ -395,7 +395,7 @@ async def test_a_goal_outlasts_a_ledger_that_cannot_be_written_for_a_while(
             raise LedgerUnavailable("The disk is full.")
         return begin_attempt(*given)
 
-    monkeypatch.setattr("orchestrator_service.goal_run.rows.begin_attempt", begin)
+    monkeypatch.setattr("orchestrator_service.goals.run.rows.begin_attempt", begin)
     async with scene() as stage:
         assert (await stage.reach("anything")).output == "You said: anything"
 
@@ -411,7 +411,7 @@ async def test_a_key_that_is_refused_fails_the_goal(api: MessagesApi, scene: Ope
 async def test_a_limit_that_outlasts_claude_code_pauses_the_goal(
     api: MessagesApi, scene: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator_service.goal_run.BUSY_PAUSE_S", 0.01)
+    monkeypatch.setattr("orchestrator_service.goals.run.BUSY_PAUSE_S", 0.01)
     api.when("crowded", api_error(429, "rate_limit_error", "slow down", {"retry-after": "3600"}))
     api.when("Go on.", reply("There was room after all."))
     async with scene() as stage:

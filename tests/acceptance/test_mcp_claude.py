@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator_service.claude_code import find_claude
-from orchestrator_service.mcp_mount import make_mcp_app
+from orchestrator_service.goals.claude_code import find_claude
 from orchestrator_service.settings import ApiSettings, Role, Token
+from orchestrator_service.team_tools.mcp_mount import make_mcp_app
 from tests.integration.api_harness import serving
 from tests.standin.messages_api import MessagesApi, Seen, reply, tool_use
 from tests.team_desk import TeamDesk

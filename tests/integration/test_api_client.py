@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiAway, ApiPlace, ApiRefused, Call
-from orchestrator_service.api_client import ApiClient
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiAway, ApiPlace, ApiRefused, Call
+from orchestrator_service.client.streams import ApiClient
 from tests.integration.api_stub import Stub, free_port, running_stub, send
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from claude_agent_sdk import CLIConnectionError
 
-from orchestrator_service.goal_process import GoalProcess
+from orchestrator_service.goals.process import GoalProcess
 from tests.integration.harness import REPOSITORY
 from tests.waiting import async_wait_until as until
 from tests.waiting import wait_until
@@ -64,7 +64,7 @@ async def test_a_conversation_has_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_it_ends_with_its_owner(tmp_path: Path) -> None:
     code = (
-        "import asyncio, sys; from pathlib import Path; from orchestrator_service.goal_process import GoalProcess\n"
+        "import asyncio, sys; from pathlib import Path; from orchestrator_service.goals.process import GoalProcess\n"
         "async def main():\n"
         f"    here = GoalProcess(['/bin/sleep', '1000'], environment={{}}, directory=Path({str(tmp_path)!r}), "
         "session_id='s')\n"

@@ -15,12 +15,12 @@ import pytest
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from orchestrator_service.api_calls import ApiPlace
+from orchestrator_service.client.calls import ApiPlace
 from orchestrator_service.desk import Asker
-from orchestrator_service.mcp_mount import make_mcp_app
-from orchestrator_service.remote_tools import RemoteDesk
 from orchestrator_service.settings import ApiSettings, Role, Token
-from orchestrator_service.team_tools import TeamTools, ToolRefused
+from orchestrator_service.team_tools.mcp_mount import make_mcp_app
+from orchestrator_service.team_tools.remote import RemoteDesk
+from orchestrator_service.team_tools.tools import TeamTools, ToolRefused
 from tests.integration.api_harness import Served, serving
 from tests.team_desk import TeamDesk
 
@@ -110,7 +110,8 @@ async def test_tokens_hold_for_mcp() -> None:
 
 
 def test_the_library_is_not_loaded_before_the_first_request() -> None:
-    code = "import sys, orchestrator_service.mcp_mount; print([n for n in sys.modules if n.split('.')[0] == 'mcp'])"
+    there = "[name for name in sys.modules if name.split('.')[0] == 'mcp']"
+    code = f"import sys, orchestrator_service.team_tools.mcp_mount; print({there})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import OrderRefused
-from orchestrator_service.goal_limits import LimitReached
-from orchestrator_service.goals import open_goals
+from orchestrator_service.goals.limits import LimitReached
+from orchestrator_service.goals.service import open_goals
 from orchestrator_service.ledger.goals import GoalRow, insert_goal
 from orchestrator_service.orders import TaskOrder
 from orchestrator_service.records import GoalState

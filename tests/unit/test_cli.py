@@ -111,7 +111,7 @@ def test_help_loads_neither_the_bus_messages_nor_an_event_loop() -> None:
 def test_what_files_can_answer_loads_no_http(place: WorkerLayout, arguments: list[str]) -> None:
     code = (
         f"import sys\nfrom orchestrator_service.cli import run\nrun({arguments!r})\n"
-        "heavy = {'httpx', 'http.client', 'yaml', 'fastapi', 'mcp', 'orchestrator_service.api_calls'}\n"
+        "heavy = {'httpx', 'http.client', 'yaml', 'fastapi', 'mcp', 'orchestrator_service.client.calls'}\n"
         "print('loaded', sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     environ = {**os.environ, "PYTHONPATH": str(CHECKOUT)}

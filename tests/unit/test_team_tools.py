@@ -12,7 +12,7 @@ from agent_bus.messages import TaskError
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.records import TaskState
-from orchestrator_service.team_tools import MOST_OUTPUT, TOOLS, TeamTools, ToolRefused
+from orchestrator_service.team_tools.tools import MOST_OUTPUT, TOOLS, TeamTools, ToolRefused
 from tests.team_desk import TeamDesk
 from tests.waiting import async_wait_until as until
 

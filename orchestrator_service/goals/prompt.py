@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from orchestrator_service.goal_limits import AGENTS_SHARE
+from orchestrator_service.goals.limits import AGENTS_SHARE
 from orchestrator_service.ledger.goals import GoalRow, GoalTask
 from orchestrator_service.records import FINAL_STATES, WorkerRecord
 

@@ -1,7 +1,7 @@
 """What can be asked of the HTTP API, each question as one record, and a caller that costs little to start.
 
 The questions know nothing of how they are carried: `ask` here takes the standard library, which is there in a third
-of the time that httpx takes; `api_client.ApiClient` carries the same ones, and streams, for programs that go on.
+of the time that httpx takes; `streams.ApiClient` carries the same ones, and streams, for programs that go on.
 """
 
 from __future__ import annotations

@@ -23,11 +23,11 @@ from claude_agent_sdk import (
     ToolUseBlock,
 )
 
-from orchestrator_service.claude_code import TEAM_SERVER
-from orchestrator_service.goal_process import GoalProcess
-from orchestrator_service.goal_turn import AgentGone, Audience, Turn
-from orchestrator_service.mcp_server import make_server
-from orchestrator_service.team_tools import TeamTools
+from orchestrator_service.goals.claude_code import TEAM_SERVER
+from orchestrator_service.goals.process import GoalProcess
+from orchestrator_service.goals.turn import AgentGone, Audience, Turn
+from orchestrator_service.team_tools.mcp_server import make_server
+from orchestrator_service.team_tools.tools import TeamTools
 
 _CONNECT_S: Final = 60.0
 _INTERRUPT_S: Final = 3.0

@@ -19,7 +19,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from agent_bus import VERSION
 from orchestrator_service.desk import Asker
-from orchestrator_service.team_tools import TOOLS, TeamDesk, TeamTools, ToolRefused
+from orchestrator_service.team_tools.tools import TOOLS, TeamDesk, TeamTools, ToolRefused
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from orchestrator_service.records import (
     TaskSummary,
     WorkerRecord,
 )
-from orchestrator_service.tool_arguments import (
+from orchestrator_service.team_tools.arguments import (
     CancelTask,
     GetResult,
     ListWorkers,

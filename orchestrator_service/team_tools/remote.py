@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from agent_bus.messages import is_task_id
-from orchestrator_service import api_calls
-from orchestrator_service.api_calls import ApiAway, ApiPlace, ApiRefused, Call
-from orchestrator_service.api_client import ApiClient
+from orchestrator_service.client import calls as api_calls
+from orchestrator_service.client.calls import ApiAway, ApiPlace, ApiRefused, Call
+from orchestrator_service.client.streams import ApiClient
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, NotKnown, OrchestratorError, Unavailable
 from orchestrator_service.orders import GraphOrder, TaskOrder

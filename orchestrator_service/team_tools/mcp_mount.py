@@ -13,7 +13,7 @@ from anyio.abc import TaskStatus
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator_service.team_tools import TeamDesk
+from orchestrator_service.team_tools.tools import TeamDesk
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class _Mount:
 
     async def _serve(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         # In a thread: the import takes most of a second, in which the loop has other things to do.
-        await asyncio.to_thread(importlib.import_module, "orchestrator_service.mcp_server")
-        from orchestrator_service.mcp_server import http_manager
+        await asyncio.to_thread(importlib.import_module, "orchestrator_service.team_tools.mcp_server")
+        from orchestrator_service.team_tools.mcp_server import http_manager
 
         manager = http_manager(self._desk)
         async with manager.run():

@@ -16,7 +16,7 @@ from typing import Any, Final
 import anyio
 from claude_agent_sdk import CLIConnectionError, Transport
 
-_TETHER: Final = Path(__file__).with_name("tether.py")
+_TETHER: Final = Path(__file__).parents[1] / "tether.py"
 _LONGEST_LINE_BYTES: Final = 32 * 1024 * 1024
 _STDERR_TAIL_BYTES: Final = 8 * 1024
 _END_STEP_S: Final = 3.0

@@ -15,7 +15,7 @@ from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow, GoalTask, goal_row, tasks_of_goal
 from orchestrator_service.orders import GraphOrder, TaskOrder
 from orchestrator_service.records import Submission, TaskRecord, TaskResult, TaskSummary, WorkerRecord
-from orchestrator_service.team_tools import TeamDesk
+from orchestrator_service.team_tools.tools import TeamDesk
 
 AGENTS_SHARE: Final = 0.25
 """Of a goal's budget; the rest is for its tasks. What the agent spends is known only when its turn is over."""

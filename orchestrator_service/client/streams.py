@@ -1,4 +1,4 @@
-"""The HTTP API over httpx: the questions of `api_calls`, and streams that are taken up again where they broke off."""
+"""The HTTP API over httpx: the questions of `calls`, and streams that are taken up again where they broke off."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 import anyio
 import httpx
 
-from orchestrator_service.api_calls import PREFIX, ApiAway, ApiPlace, ApiRefused, Call, away, refuse, understand
+from orchestrator_service.client.calls import PREFIX, ApiAway, ApiPlace, ApiRefused, Call, away, refuse, understand
 from orchestrator_service.records import StreamEvent
 
 T = TypeVar("T")

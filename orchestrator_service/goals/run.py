@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 
 from agent_bus.messages import TaskError
-from orchestrator_service.claude_code import command_line, find_claude, find_transcript
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
-from orchestrator_service.goal_limits import AGENTS_SHARE, GoalDesk
-from orchestrator_service.goal_prompt import resumed_prompt, still_open_prompt, system_prompt
-from orchestrator_service.goal_turn import AgentGone, Audience, Turn
+from orchestrator_service.goals.claude_code import command_line, find_claude, find_transcript
+from orchestrator_service.goals.limits import AGENTS_SHARE, GoalDesk
+from orchestrator_service.goals.prompt import resumed_prompt, still_open_prompt, system_prompt
+from orchestrator_service.goals.turn import AgentGone, Audience, Turn
 from orchestrator_service.ledger import goals as rows
 from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow, GoalTask
 from orchestrator_service.records import GoalState
 from orchestrator_service.settings import GoalSettings
-from orchestrator_service.team_tools import TeamDesk, TeamTools
+from orchestrator_service.team_tools.tools import TeamDesk, TeamTools
 
 if TYPE_CHECKING:
-    from orchestrator_service.goal_agent import GoalAgent
+    from orchestrator_service.goals.agent import GoalAgent
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class GoalRun:
             self._tell("goal_waits", message=f"{self._room.settings.max_running} goals are worked on already.")
         async with self._room.places:
             # In a thread: the import takes most of a second, in which the loop has other things to do.
-            await asyncio.to_thread(importlib.import_module, "orchestrator_service.goal_agent")
+            await asyncio.to_thread(importlib.import_module, "orchestrator_service.goals.agent")
             while True:
                 try:
                     await self._attempt()
@@ -137,7 +137,7 @@ class GoalRun:
         Raises:
             _Ended: the goal has come to its end. Otherwise the agent is to be started again.
         """
-        from orchestrator_service.goal_agent import open_agent
+        from orchestrator_service.goals.agent import open_agent
 
         row = self._row
         attempt = await self._room.database.write(lambda db: rows.begin_attempt(db, row.goal_id))

@@ -19,18 +19,18 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.abc import TaskGroup
 
-from orchestrator_service.claude_code import find_claude
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, FieldProblem, OrderRefused
-from orchestrator_service.goal_limits import GoalDesk
-from orchestrator_service.goal_run import GoalRoom, GoalRun, Publish
+from orchestrator_service.goals.claude_code import find_claude
+from orchestrator_service.goals.limits import GoalDesk
+from orchestrator_service.goals.run import GoalRoom, GoalRun, Publish
 from orchestrator_service.ledger import goals as rows
 from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow
 from orchestrator_service.orders import GoalOrder, GraphOrder, TaskOrder
 from orchestrator_service.records import GoalRecord, GoalState
 from orchestrator_service.settings import GoalSettings
-from orchestrator_service.team_tools import TeamDesk
+from orchestrator_service.team_tools.tools import TeamDesk
 
 log = logging.getLogger(__name__)
 
