@@ -94,7 +94,8 @@ class Core:
         """
 
         def run(connection: sqlite3.Connection) -> tuple[T, R, Effects]:
-            step = Step(connection, self.clock(), self.fleet.view, self.book)
+            # Whole microseconds: what is told of a moment is the same moment when it is given back, as `since`.
+            step = Step(connection, round(self.clock(), 6), self.fleet.view, self.book)
             self.book.refresh(connection, step.now)
             value = change(step)
             if self.book.lanes.total() > 0:

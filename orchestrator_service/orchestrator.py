@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from agent_bus.commands import Command, CommandName
 from orchestrator_service.core import Core
 from orchestrator_service.desk import Asker, Idempotency
-from orchestrator_service.errors import Conflict, NotKnown, Unavailable
+from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrderRefused, Unavailable
 from orchestrator_service.explain import waits_for
 from orchestrator_service.ledger import queries
 from orchestrator_service.ledger.rows import record, summary
@@ -148,7 +148,10 @@ class Orchestrator:
 
     async def wait(self, task_ids: Sequence[str], timeout_s: float, *, any_of: bool = False) -> list[TaskSummary]:
         """See `desk.Desk`."""
-        wanted = list(dict.fromkeys(task_ids))[:_MOST_WAITED_FOR]
+        wanted = list(dict.fromkeys(task_ids))
+        if len(wanted) > _MOST_WAITED_FOR:
+            told = f"at most {_MOST_WAITED_FOR} tasks can be waited for at once"
+            raise OrderRefused([FieldProblem("id", len(wanted), told)])
         waiters = {task_id: self._core.expect(task_id) for task_id in wanted}
         try:
             tasks = await self._look_at(wanted)

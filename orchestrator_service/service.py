@@ -77,7 +77,6 @@ class Service:
         self.instance = f"{socket.gethostname()}-{os.getpid()}"
         self.place_found = anyio.Event()
         """Set once it has found its place again after the start."""
-        self.checked_at = 0.0
         self.stopping = False
         self.beaten_at = 0.0
         """When the last heartbeat was written, in seconds since 1970."""
@@ -185,10 +184,14 @@ class Service:
                 await anyio.sleep(_LEDGER_RETRY_S)
         while True:
             await anyio.sleep(self.settings.check_interval_s)
-            with suppress(LedgerUnavailable):
+            try:
                 await self.reconciler.check()
-                self.checked_at = time.time()
                 await self._prune()
+            except LedgerUnavailable:
+                continue
+            except Exception:
+                # A check that fails must not end what it checks; its time stands still in the metrics.
+                log.exception("the invariants could not be checked", extra={"action": "check_failed"})
 
     async def _prune(self) -> None:
         if self.settings.ledger_keep_days > 0:

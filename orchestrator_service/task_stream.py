@@ -197,7 +197,8 @@ async def follow_team(
     core: Core, transports: Mapping[str, Transport], after: str | None, *, agent: bool
 ) -> AsyncIterator[StreamEvent]:
     """Yield what happens in the team from `after` on, or from now on; with `agent` what the agents do as well."""
-    position = core.hub.last if after is None or after == "" else _position(after)[0]
+    # A position beyond all events is of another ledger: from now on, then, rather than never.
+    position = core.hub.last if after is None or after == "" else min(_position(after)[0], core.hub.last)
     if not agent:
         with suppress(LedgerUnavailable):
             while found := await core.hub.after(position):

@@ -36,6 +36,7 @@ _SLICE_S: Final = 0.005
 """After this long no further change comes along: the loop has other things to do, and the first must not wait."""
 _READERS: Final = 2
 _BUSY_S: Final = 5.0
+_BUSY_IN_LOOP_MS: Final = 20
 
 _Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
@@ -185,6 +186,8 @@ class Database:
         connection.execute("PRAGMA cache_size=-16000")
         connection.execute("PRAGMA journal_size_limit=67108864")
         migrate(connection)
+        # Nobody else writes here. Should somebody do so all the same, the loop must not wait for them.
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_IN_LOOP_MS}")
         return connection
 
     def _lock(self) -> None:
