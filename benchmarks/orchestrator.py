@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent_bus.events import EventJournal
 from benchmarks.files import GAP_S
 from benchmarks.orchestrator_rig import (
     API,
@@ -164,6 +166,43 @@ def result_visible(samples: int) -> tuple[Percentiles, Percentiles]:
                 in_events.append((record.read(number)[1] - placed_ns) / 1e6)
                 time.sleep(gaps.uniform(*GAP_S))
     return Percentiles.of(in_api[WARM_UP:]), Percentiles.of(in_events[WARM_UP:])
+
+
+def live_output(samples: int) -> Percentiles:
+    """Time what an agent says from its line in the journal until a client that follows the task has it."""
+    say(f"{samples} lines of an agent until a client has them")
+    total = WARM_UP + samples
+    gaps = random.Random(1)
+    seen = []
+    with open_rig(MEMORY, 1) as rig, open_ledger() as ledger:
+        worker = FakeWorker(rig)
+        worker.beat()
+        quiet = {"WORKER_SILENT_AFTER": NEVER_S, "CHECK_INTERVAL": NEVER_S}
+        with open_orchestrator(rig, ledger, **quiet) as orchestrator, Line(orchestrator.port) as line:
+            line.post_task(task_id="live", description="x", worker=WORKER)
+            worker.take("live")
+            journal = EventJournal(rig.shared / "events" / WORKER, worker=WORKER, task_id="live")
+            with socket.create_connection(("127.0.0.1", orchestrator.port), timeout=10) as follower:
+                follower.sendall(request("GET", f"{API}/tasks/live/events"))
+                _read_until(follower, b"task_sent")
+                for number in range(total):
+                    said = f"said-{number}-end"
+                    begun = time.monotonic_ns()
+                    journal.append("text", {"text": said})
+                    _read_until(follower, said.encode())
+                    seen.append((time.monotonic_ns() - begun) / 1e6)
+                    time.sleep(gaps.uniform(*GAP_S))
+            journal.close()
+    return Percentiles.of(seen[WARM_UP:])
+
+
+def _read_until(connection: socket.socket, wanted: bytes) -> None:
+    read = b""
+    while wanted not in read:
+        piece = connection.recv(65_536)
+        if not piece:
+            raise RuntimeError(f"the stream ended before {wanted.decode()}")
+        read = read[-len(wanted) :] + piece
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ def _tasks(scale: Scale) -> list[Row]:
     alone, rates, rate = posts.alone, posts.rates, statistics.median(posts.rates)
     prompt = orchestrator.to_prompt(scale.team_samples)
     in_api, in_events = orchestrator.result_visible(scale.team_samples)
+    said = orchestrator.live_output(scale.team_samples)
     return [
         Row(
             "`POST /tasks` answered, durable in a ledger on a disk, one client",
@@ -51,6 +52,12 @@ def _tasks(scale: Scale) -> list[Row]:
             "p50 ≤ 10 ms",
             f"p50 {in_events.p50_ms:.2f} ms, p99 {in_events.p99_ms:.2f} ms",
             in_events.p50_ms <= 10,
+        ),
+        Row(
+            "an agent's line in its journal → a client of `GET /tasks/ID/events`",
+            "≤ 100 ms",
+            f"p50 {said.p50_ms:.2f} ms, p99 {said.p99_ms:.2f} ms",
+            said.p99_ms <= 100,
         ),
     ]
 

@@ -10,6 +10,8 @@ import pytest
 from orchestrator_service.cli.errors import UserError
 from orchestrator_service.cli.graph_files import parse_graph, read_graph
 from orchestrator_service.cli.plain_yaml import PlainEvents
+from orchestrator_service.scheduling.graphs import resolve
+from orchestrator_service.team import EXAMPLE_TEAM, read_team
 
 YAML = """
 graph_id: summer
@@ -133,3 +135,12 @@ def test_without_libyaml_the_events_are_the_same() -> None:
     while parser.check_event():
         events.append(type(parser.get_event()).__name__)
     assert events[0] == "StreamStartEvent" and events.count("MappingStartEvent") == 4
+
+
+def test_the_example_is_a_graph_that_the_example_team_can_do() -> None:
+    order = read_graph(EXAMPLE_TEAM.parent / "course.yaml")
+    roles = {plan.role for plan in read_team(EXAMPLE_TEAM).workers.values()}
+    assert {task.role for task in order.tasks} <= roles
+    nodes, problems = resolve(order.tasks, "g", lambda: "x")
+    assert problems == []
+    assert [len(node.needs) for node in nodes] == [0, 1, 2]
