@@ -186,6 +186,24 @@ def test_a_goal_is_reached_by_real_workers(api: MessagesApi, team: Team) -> None
     assert {task["origin"] for task in tasks} == {"goal"}
 
 
+def test_a_goal_is_given_and_followed_on_the_command_line(api: MessagesApi, team: Team, tmp_path: Path) -> None:
+    Script(api)
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "orchestrator_service.cli", "goal", "make it dance"]
+    done = subprocess.run(
+        [*command, "--shared-dir", str(team.shared)],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "It dances." in done.stdout
+    assert "submit_task" in done.stdout + done.stderr, "what the agent does is told while it works"
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_goal_survives_the_end_of_the_orchestrator(api: MessagesApi, team: Team, how: signal.Signals) -> None:
     script = Script(api)
