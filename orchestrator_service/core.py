@@ -145,6 +145,11 @@ class Core:
         with suppress(LedgerUnavailable):
             await self.change(lambda step: step.happened(event, data, goal_id=goal_id))
 
+    def forget(self, wire_id: str) -> None:
+        """Take note that a dispatch has ended."""
+        self.open.pop(wire_id, None)
+        self.begun.discard(wire_id)
+
     def look_at_fleet(self) -> None:
         """See who is there now, and tell of who came and who went."""
         in_flight: dict[str, int] = {}

@@ -24,6 +24,7 @@ from orchestrator_service.core import Core
 from orchestrator_service.dispatching import Dispatcher
 from orchestrator_service.ledger.queries import open_runs
 from orchestrator_service.records import Invariant
+from orchestrator_service.scheduling.giving_up import give_up
 from orchestrator_service.scheduling.routing import route_of
 from orchestrator_service.scheduling.settling import send_again
 from orchestrator_service.scheduling.step import OpenRun
@@ -105,6 +106,8 @@ class Reconciler:
 
     async def check(self) -> list[Invariant]:
         """Compare everything once; returns the invariants."""
+        for wire_id in await self._core.change(give_up):
+            self._core.forget(wire_id)
         rows = await self._core.database.read(open_runs)
         places: dict[str, Place] = {}
         for wire_id, worker, transport, _started, _lane in rows:

@@ -125,7 +125,8 @@ class TryRecord(BaseModel):
     started_at: datetime | None
     ended_at: datetime | None
     status: str | None
-    """How it ended; `withdrawn` when it was taken back before a worker had begun it."""
+    """How it ended; `withdrawn` when it was taken back before a worker had begun it, `given_up` when its worker did not
+    come back to confirm its end."""
     session_id: str | None
     attempts: int | None
     reserved_usd: float | None

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from orchestrator_service.api.sse import close
 from orchestrator_service.desk import Desk
 from orchestrator_service.records import GoalState, StreamEvent
+
+_PATIENCE_S: Final = 1.0
 
 
 async def narrowed(events: AsyncIterator[StreamEvent], wanted: Mapping[str, str]) -> AsyncIterator[StreamEvent]:
@@ -39,12 +42,17 @@ async def of_goal(desk: Desk, goal_id: str, after: str | None, *, agent: bool) -
         goal = await desk.goal(goal_id)
         if goal.state is not GoalState.RUNNING and after is None:
             return
-        event = await first
-        while event is not None:
-            yield event
-            if event.event == "goal_ended":
-                return
-            event = await anext(events, None)
+        # Of a goal that has ended all is in the ledger, and comes at once: what does not is nothing.
+        patience_s = None if goal.state is GoalState.RUNNING else _PATIENCE_S
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                event = await first
+            while event is not None:
+                yield event
+                if event.event == "goal_ended":
+                    return
+                async with asyncio.timeout(patience_s):
+                    event = await anext(events, None)
     finally:
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)

@@ -118,19 +118,22 @@ def _clauses(connection: sqlite3.Connection, query: TaskQuery) -> tuple[list[str
             raise OrderRefused([FieldProblem("cursor", query.cursor, "allowed is what a page gave as next_cursor")])
         clauses.append("seq > ?" if query.oldest_first else "seq < ?")
         values.append(int(query.cursor))
-    # Tasks are numbered in the order of their times: two look-ups turn times into numbers.
+    # Tasks are numbered in the order of their times, but for those that came another way and are older than that: two
+    # look-ups turn times into numbers, and the times themselves are compared as well.
     if query.since is not None:
-        clauses.append("seq >= ?")
-        values.append(_first_since(connection, query.since.timestamp()))
+        clauses += ["seq >= ?", "+submitted_at >= ?"]
+        values += [_first_since(connection, query.since.timestamp()), query.since.timestamp()]
     if query.until is not None:
-        clauses.append("seq < ?")
-        values.append(_first_since(connection, query.until.timestamp()))
+        clauses += ["seq < ?", "+submitted_at < ?"]
+        values += [_first_since(connection, query.until.timestamp()), query.until.timestamp()]
     return clauses, values
 
 
 def _first_since(connection: sqlite3.Connection, at: float) -> int:
     found = connection.execute(
-        "SELECT seq FROM tasks WHERE submitted_at >= ? ORDER BY submitted_at, seq LIMIT 1", (at,)
+        "SELECT seq FROM tasks WHERE submitted_at >= ? AND origin NOT IN ('file', 'redis')"
+        " ORDER BY submitted_at, seq LIMIT 1",
+        (at,),
     ).fetchone()
     return 2**62 if found is None else int(found[0])
 

@@ -142,11 +142,18 @@ def try_again(step: Step, row: Row) -> None:
     """Let a task run anew that ended without completing; those that failed because of it wait for it again.
 
     Raises:
-        Conflict: it needs a task that has failed itself.
+        Conflict: it needs a task that has failed itself, or its money is used up.
     """
     if failed := _failed_needs(step.connection, row.seq):
         name, how = failed[0].task_id, _HOW[TaskState(failed[0].state)]
         raise Conflict(f"Task {row.task_id} needs {name}, which {how}; retry that one, and this one comes with it.")
+    cost, reserve = step.connection.execute(
+        "SELECT cost_usd, reserve_usd FROM tasks WHERE seq = ?", (row.seq,)
+    ).fetchone()
+    if reserve is not None and (cost or 0.0) >= reserve:
+        raise Conflict(
+            f"Task {row.task_id} has cost ${cost:.2f} of the ${reserve:.2f} that it may cost; hand in a new one."
+        )
     revived = _revived(step.connection, row)
     for task in revived:
         step.connection.execute(

@@ -29,4 +29,9 @@ def prune(step: Step, before: float) -> int:
         step.connection.execute("DELETE FROM tasks WHERE seq = ?", (seq,))
         step.book.moved(state, None)
     step.connection.execute("DELETE FROM events WHERE task_id IS NULL AND at < ?", (before,))
+    step.connection.execute(
+        "DELETE FROM sessions WHERE used_at < ? AND NOT EXISTS ("
+        "SELECT 1 FROM tasks AS t WHERE t.session = sessions.session AND t.ended_at IS NULL)",
+        (before,),
+    )
     return len(rows)

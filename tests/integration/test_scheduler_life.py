@@ -370,6 +370,16 @@ async def test_old_tasks_are_forgotten_and_their_numbers_never_used_again(scene:
     assert counts[1] == 0
 
 
+async def test_conversations_that_nobody_goes_on_with_are_forgotten(scene: Scene) -> None:
+    await scene.submit(task_id="old", session="old")
+    await scene.finish("old")
+    await scene.submit(task_id="open", session="open")
+    scene.clock.lead += 3 * 86_400
+    await scene.core.change(lambda step: prune(step, step.now))
+    kept = await scene.core.database.read(lambda db: db.execute("SELECT session FROM sessions").fetchall())
+    assert kept == [("open",)]
+
+
 async def test_the_moments_of_a_task_are_in_order(scene: Scene) -> None:
     await scene.submit(task_id="t")
     await scene.take("t")

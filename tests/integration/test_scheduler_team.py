@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agent_bus.messages import TaskStatus, WorkerStatus
-from orchestrator_service.errors import NotKnown, OrderRefused
+from orchestrator_service.errors import Conflict, NotKnown, OrderRefused
 from orchestrator_service.orders import RetryPolicy
 from orchestrator_service.settings import BudgetSettings
 from tests.integration.core_harness import ME, Scene, open_scene, team
@@ -68,6 +68,29 @@ async def test_what_a_silent_worker_has_begun_stays_with_it(scene: Scene) -> Non
     assert await scene.state("a") == "running"
     await scene.finish("a")
     assert await scene.state("a") == "completed"
+
+
+async def test_a_task_that_was_to_end_does_not_wait_for_ever_for_a_dead_worker(scene: Scene) -> None:
+    await scene.submit(task_id="a", worker="anga")
+    await scene.submit(task_id="alive", worker="marie")
+    for task_id in ("a", "alive"):
+        await scene.take(task_id)
+        await scene.desk.cancel(task_id, ME, "enough")
+    await scene.quiet()
+    for _ in range(2):
+        await scene.wait(50)
+        await scene.beat("marie")
+        await scene.service.reconciler.check()
+    task = await scene.desk.task("a")
+    assert task.state == "cancelled"
+    assert task.error is not None
+    assert task.error.message == "local cancelled it: enough. Its worker anga is down and has not confirmed it."
+    assert [run.status for run in task.runs] == ["given_up"]
+    assert await scene.state("alive") == "running", "its worker lives and has been told"
+    assert scene.core.book.in_flight["anga"] == 0
+    # What it says when it comes back after all changes nothing.
+    await scene.finish("a", worker="anga")
+    assert await scene.state("a") == "cancelled"
 
 
 async def test_another_one_that_comes_takes_over_what_waits_at_one_that_is_down(scene: Scene) -> None:
@@ -252,6 +275,13 @@ async def test_a_later_try_may_cost_what_the_first_left(costly: Scene) -> None:
         "Its tries have cost $1.25 of $1.00.",
         1.25,
     )
+
+
+async def test_a_task_whose_money_is_used_up_is_not_retried(costly: Scene) -> None:
+    await costly.submit(task_id="t")
+    await costly.fail("t", cost_usd=1.0)
+    with pytest.raises(Conflict, match=r"Task t has cost \$1\.00 of the \$1\.00 that it may cost; hand in a new one"):
+        await costly.desk.retry("t", ME)
 
 
 async def test_a_later_try_needs_only_what_the_first_left(costly: Scene) -> None:

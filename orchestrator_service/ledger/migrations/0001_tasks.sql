@@ -49,6 +49,7 @@ CREATE INDEX tasks_ready ON tasks (lane, priority DESC, seq) WHERE state = 'read
 CREATE INDEX tasks_due ON tasks (next_at) WHERE state = 'scheduled';
 CREATE INDEX tasks_deadline ON tasks (deadline)
     WHERE deadline IS NOT NULL AND ended_at IS NULL AND cancel_at IS NULL;
+CREATE INDEX tasks_cancelling ON tasks (cancel_at) WHERE cancel_at IS NOT NULL AND ended_at IS NULL;
 CREATE INDEX tasks_ended ON tasks (ended_at) WHERE ended_at IS NOT NULL;
 
 CREATE TABLE orders (
@@ -72,7 +73,7 @@ CREATE TABLE runs (
     sent_at         REAL NOT NULL,
     started_at      REAL,
     ended_at        REAL,
-    status          TEXT,                   -- messages.TaskStatus, or 'withdrawn'
+    status          TEXT,                   -- messages.TaskStatus, or 'withdrawn' or 'given_up'
     session_id      TEXT,
     attempts        INTEGER,
     reserved_usd    REAL,
