@@ -43,7 +43,9 @@ def give_up(step: Step) -> list[str]:
             step.book.reserved[worker] -= reserved or 0.0
             step.book.spent[worker] += reserved or 0.0
         row = get(step.connection, seq)
-        told = f"{(message or 'Its end was asked for').rstrip('.')}. Its worker {worker} is down and has not confirmed it."
+        told = (
+            f"{(message or 'Its end was asked for').rstrip('.')}. Its worker {worker} is down and has not confirmed it."
+        )
         end(step, row, TaskState(row.cancel_status or "cancelled"), kind=kind or "cancelled", message=told)
         given_up.append(wire_id)
     return given_up
