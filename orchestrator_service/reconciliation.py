@@ -17,11 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import anyio
+
 from agent_bus.layout import TASK_SUFFIX, is_worker_name
 from agent_bus.messages import is_task_id
 from orchestrator_service.clerk import Clerk
 from orchestrator_service.core import Core
 from orchestrator_service.dispatching import Dispatcher
+from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.ledger.queries import open_runs
 from orchestrator_service.records import Invariant
 from orchestrator_service.scheduling.giving_up import give_up
@@ -43,6 +46,8 @@ _OVERLAP_S: Final = 5.0
 """A file may be renamed into place a little after the time that it carries."""
 _SCANNED: Final = "file:results-scanned"
 _CHUNK: Final = 500
+_FIRST_PAUSE_S: Final = 0.25
+_LONGEST_PAUSE_S: Final = 30.0
 
 
 class Reconciler:
@@ -65,16 +70,34 @@ class Reconciler:
 
     async def catch_up(self) -> None:
         """Learn what happened while nobody listened; dispatches of which there is no trace are sent again."""
-        for run in list(self._core.open.values()):
+        if unknown := await self._look_for(list(self._core.open.values())):
+            self._core.spawn(self._look_until_found(unknown), "find dispatches")
+        await self._adopt_results()
+
+    async def _look_for(self, runs: list[OpenRun]) -> list[OpenRun]:
+        """Send again what is with nobody; returns the dispatches of which nothing can be found out now."""
+        unknown: list[OpenRun] = []
+        for run in runs:
             place = await self._find(run)
-            if place is Place.GONE:
+            if place is Place.UNKNOWN:
+                unknown.append(run)
+            elif place is Place.GONE:
                 log.warning(
                     "task %s is with nobody; it is sent again",
                     run.wire_id,
                     extra={"action": "sent_again", "task_id": run.wire_id},
                 )
                 await self._send_again(run)
-        await self._adopt_results()
+        return unknown
+
+    async def _look_until_found(self, runs: list[OpenRun]) -> None:
+        """Look again until all is known: a Redis that is not connected yet knows nothing of what lies in it."""
+        pause_s = _FIRST_PAUSE_S
+        while runs:
+            await anyio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            with suppress(LedgerUnavailable):
+                runs = await self._look_for([run for run in runs if run.wire_id in self._core.open])
 
     async def _find(self, run: OpenRun) -> Place:
         transport = self._transports.get(run.transport)

@@ -250,9 +250,10 @@ async def open_service(settings: OrchestratorSettings) -> AsyncIterator[Service]
         )
         if settings.redis_url is not None:
             service.transports["redis"] = await _redis_transport(service)
-        stack.push_async_callback(service.core.aclose)
         for transport in service.transports.values():
             await stack.enter_async_context(transport.open(service.clerk))
+        # Before the transports: what is on its way then is not told as lost, but found at the next start.
+        stack.push_async_callback(service.core.aclose)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(service.check, name="check")
         try:

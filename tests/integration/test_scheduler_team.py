@@ -13,7 +13,9 @@ from agent_bus.messages import TaskStatus, WorkerStatus
 from orchestrator_service.errors import Conflict, NotKnown, OrderRefused
 from orchestrator_service.orders import RetryPolicy
 from orchestrator_service.settings import BudgetSettings
+from orchestrator_service.transports.base import Place
 from tests.integration.core_harness import ME, Scene, open_scene, team
+from tests.waiting import async_wait_until
 
 TEAM = team(anga=("coder", []), marie=("coder", []), fabien=("poet", []))
 AT_ONCE = RetryPolicy(max_retries=5, initial_seconds=0.001, jitter=0)
@@ -91,6 +93,22 @@ async def test_a_task_that_was_to_end_does_not_wait_for_ever_for_a_dead_worker(s
     # What it says when it comes back after all changes nothing.
     await scene.finish("a", worker="anga")
     assert await scene.state("a") == "cancelled"
+
+
+async def test_a_dispatch_of_which_nothing_can_be_found_out_is_looked_for_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.submit(task_id="a", worker="anga")
+    places = [Place.UNKNOWN, Place.UNKNOWN, Place.GONE]
+
+    async def locate(worker: str, wire_id: str) -> Place:
+        return places.pop(0)
+
+    monkeypatch.setattr(scene.transport, "locate", locate)
+    await scene.service.reconciler.catch_up()
+    await async_wait_until(lambda: len(scene.transport.sent) == 2, what="it is sent again")
+    assert {dispatch.wire_id for dispatch in scene.transport.sent} == {"a"}
+    assert places == []
 
 
 async def test_another_one_that_comes_takes_over_what_waits_at_one_that_is_down(scene: Scene) -> None:
