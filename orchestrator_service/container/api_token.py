@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +55,9 @@ def _has_content(path: Path) -> bool:
 
 
 def _make(path: Path) -> None:
+    # Loaded for the one start that makes it.
+    import secrets
+
     staged = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

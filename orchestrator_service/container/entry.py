@@ -16,8 +16,10 @@ from orchestrator_service.container.start_line import Start
 from orchestrator_service.container.team_file import find_team
 from orchestrator_service.container.worker import prepare_worker, start_worker, tell_worker
 from orchestrator_service.team import TeamError
-from service_kit.entry import run_or_refuse
 from service_kit.environment import SettingsError
+
+_REFUSED: Final = 2
+"""Exit code for a start that was refused, as that of the services."""
 
 _ROLES: Final = "worker [NAME], orchestrator, prepare [NAME…] and codehornets ARGS…"
 _USAGE: Final = """\
@@ -34,7 +36,12 @@ _REFUSALS: Final = (Refused, SettingsError, TeamError, PipeUnavailable)
 
 def main(arguments: list[str]) -> int:
     """Take the role that the arguments name; returns an exit code only where nothing is to be started."""
-    return run_or_refuse("container", _REFUSALS, lambda: _take_role(arguments))
+    try:
+        _take_role(arguments)
+    except _REFUSALS as error:
+        _say(str(error))
+        return _REFUSED
+    return 0
 
 
 def _take_role(arguments: list[str]) -> None:
