@@ -46,19 +46,21 @@ def main(arguments: list[str]) -> int:
 
 
 def _take_role(arguments: list[str]) -> None:
+    # Deployments pass on what their user has not set as empty, and an agent may take that for a value.
+    environ = {name: value for name, value in os.environ.items() if value}
     match arguments:
         case ["-h" | "--help"]:
             print(_USAGE)
         case ["codehornets", *rest]:
-            _become(start_command_line(os.environ, rest))
+            _become(start_command_line(environ, rest))
         case ["worker"]:
-            _become(start_worker(os.environ, None))
+            _become(start_worker(environ, None))
         case ["worker", name]:
-            _become(start_worker(os.environ, name))
+            _become(start_worker(environ, name))
         case ["orchestrator"]:
-            _become(start_orchestrator(os.environ))
+            _become(start_orchestrator(environ))
         case ["prepare", *names]:
-            prepare(os.environ, names)
+            prepare(environ, names)
         case []:
             raise Refused(f"no role is named; {_ALLOWED}.")
         case ["worker" | "orchestrator" as role, *_]:

@@ -235,6 +235,20 @@ def test_prepare_makes_directories_and_pipes_and_nothing_else(container: Contain
     assert again.returncode == 0, again
 
 
+def test_what_a_deployment_passes_on_as_empty_does_not_reach_the_service(container: Container, tmp_path: Path) -> None:
+    seen = tmp_path / "environ"
+    team = tmp_path / "team.toml"
+    team.write_text(f"[workers.marie]\nagent = 'command'\nagent_command = \"sh -c 'env > {seen}'\"\n")
+    with container.running("worker", "marie", TEAM_FILE=str(team), ANTHROPIC_BASE_URL="", NO_PROXY="x") as process:
+        container.worker_beat(process)
+        Shop(WorkerLayout.under(container.shared, "marie")).submit("1")
+        said = wait_until(
+            lambda: seen.exists() and "CODEHORNETS_TASK_ID=1" in seen.read_text() and seen.read_text(), 20
+        )
+    assert "NO_PROXY=x\n" in said
+    assert "ANTHROPIC_BASE_URL" not in said
+
+
 def test_help_is_not_a_refusal(container: Container) -> None:
     ended = container.run("--help")
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -333,6 +347,26 @@ def test_a_place_of_another_user_is_refused(public_container: Container, place: 
     assert line == (
         f"container: {unwritable} is not writable by user 1000 (it belongs to user 0); chown it, or mount a volume "
         "there that user 1000 may write to."
+    )
+
+
+@needs_root
+def test_an_empty_secret_of_another_user_does_not_count_and_one_with_content_is_refused(
+    public_container: Container,
+) -> None:
+    folder = public_container.shared.parent
+    (folder / "shared").mkdir()
+    os.chown(folder / "shared", 1000, 1000)
+    secret = folder / "key"
+    secret.touch(0o600)
+    program = (sys.executable, "-P", "-c", AS_ANOTHER_USER)
+    prepared = public_container.run("prepare", "marie", program=program, ANTHROPIC_API_KEY_FILE=str(secret))
+    assert prepared.returncode == 0, prepared
+    secret.write_text("key")
+    line = public_container.refusal("prepare", "marie", program=program, ANTHROPIC_API_KEY_FILE=str(secret))
+    assert line == (
+        f"container: ANTHROPIC_API_KEY_FILE is '{secret}', which cannot be read (Permission denied); name a "
+        "readable file."
     )
 
 
