@@ -9,10 +9,12 @@ import stat
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_bus.errors import BusError
-from agent_bus.messages import Event, encode_event
+
+if TYPE_CHECKING:
+    from agent_bus.messages import Event
 
 PIPE_MODE: Final = 0o660
 LONGEST_STATUS_LINE: Final = select.PIPE_BUF
@@ -129,6 +131,9 @@ class StatusPipe:
 
 def shortened(event: Event, longest: int) -> bytes:
     """Return the event as JSON of at most `longest` bytes; what was cut is marked by `shortened` in its data."""
+    # Who only makes a pipe need not wait until the messages are loaded, which takes longer than all the rest.
+    from agent_bus.messages import encode_event
+
     for length in _TEXT_LENGTHS:
         data = {key: _cut(value, length) for key, value in list(event.data.items())[:_MOST_ITEMS]}
         line = encode_event(event.model_copy(update={"data": {**data, "shortened": True}}))

@@ -22,6 +22,7 @@ from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
 from service_kit.findings import Finding
 from service_kit.http_server import QuietServer, listen, serve
+from service_kit.modes import Activation
 from worker_service.agents.base import Agent, Run
 from worker_service.agents.choice import make_agent
 from worker_service.agents.claude import ClaudeAgent
@@ -32,7 +33,6 @@ from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
-from worker_service.modes import Activation
 from worker_service.pipe_pair import PipePair
 from worker_service.pulse import Pulse
 from worker_service.settings import AgentKind, WorkerSettings

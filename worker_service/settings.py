@@ -32,7 +32,7 @@ from service_kit.environment import (
     with_secrets_from_files,
     worker_name,
 )
-from worker_service.modes import DEFAULT_SLOTS, Mode, WakeUps, read_wake_ups
+from service_kit.modes import DEFAULT_SLOTS, Mode, WakeUps, read_wake_ups
 
 _WORKER_NAMES = "1 to 63 letters, digits, dots, dashes or underscores, the first a letter or digit"
 

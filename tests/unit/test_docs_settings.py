@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "settings.md"
 ORCHESTRATORS_PAGE = REPOSITORY / "docs" / "orchestrator.md"
 SOURCES = {
-    PAGE: [REPOSITORY / "worker_service" / name for name in ("settings.py", "modes.py")],
+    PAGE: [REPOSITORY / "worker_service" / "settings.py", REPOSITORY / "service_kit" / "modes.py"],
     ORCHESTRATORS_PAGE: [REPOSITORY / "orchestrator_service" / "settings.py"],
 }
 ORCHESTRATORS_SECRETS = {"API_TOKEN", "API_TOKENS"}

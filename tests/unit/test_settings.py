@@ -8,7 +8,7 @@ import pytest
 
 from service_kit.agent_environment import agent_environment
 from service_kit.environment import SettingsError
-from worker_service.modes import Activation, Mode
+from service_kit.modes import Activation, Mode
 from worker_service.settings import AgentKind, Isolation, WorkerSettings, read_settings
 
 

@@ -16,10 +16,10 @@ from agent_bus.intake import IntakeSettings
 from agent_bus.layout import TASK_SUFFIX, TRIGGER_SUFFIX
 from agent_bus.trigger_index import Source
 from service_kit.findings import Finding
+from service_kit.modes import Activation
 from worker_service.bell import Bell
 from worker_service.dispatcher import Dispatcher
 from worker_service.metrics import Metrics
-from worker_service.modes import Activation
 from worker_service.probe import Prober
 from worker_service.settings import WorkerSettings
 from worker_service.wakeups.watcher import Watcher

@@ -19,9 +19,9 @@ import anyio
 
 from agent_bus.file_queue import FileQueue
 from agent_bus.trigger_index import Source
+from service_kit.modes import Activation
 from worker_service.bell import Bell
 from worker_service.metrics import Metrics
-from worker_service.modes import Activation
 from worker_service.wakeups.inotify import DirectoryWatch, open_watch
 from worker_service.wakeups.interval import Interval
 

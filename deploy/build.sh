@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# build.sh [worker] [orchestrator]: build the images with the engine that is there; both where none is named.
+# CA_BUNDLE names a file of certificates that the build shall trust beside the usual ones; BASE_IMAGE another base.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=deploy/engine.sh
+. "${here}/engine.sh"
+cd "${root:?}"
+version=$(sed -n 's/^VERSION.* = "\(.*\)"$/\1/p' agent_bus/__init__.py)
+revision=$(git rev-parse HEAD 2> /dev/null || echo unknown)
+ca_bundle=${CA_BUNDLE:-deploy/compose/no-secrets/ca_bundle}
+[ -r "${ca_bundle}" ] || { echo "CA_BUNDLE is '${ca_bundle}', which cannot be read; name a file of PEM certificates." >&2; exit 2; }
+for target in "${@:-worker}"; do
+  case "${target}" in
+    worker | orchestrator) ;;
+    *) echo "build.sh cannot build '${target}'; allowed is worker or orchestrator." >&2; exit 2 ;;
+  esac
+done
+[ $# -gt 0 ] || set -- worker orchestrator
+for target in "$@"; do
+  echo "Building codehornets-ai/${target}:latest with ${engine:?} …"
+  DOCKER_BUILDKIT=1 "${engine}" build --target "${target}" --tag "codehornets-ai/${target}:latest" \
+    --build-arg "BASE_IMAGE=${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}" \
+    --build-arg "VERSION=${version}" --build-arg "REVISION=${revision}" \
+    --secret "id=ca_bundle,src=${ca_bundle}" .
+done
