@@ -27,8 +27,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     copy = tmp_path_factory.mktemp("checkov")
     for name in (".ci", ".github", "deploy"):
         shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("secrets"))
-    if (REPOSITORY / "Dockerfile").exists():
-        shutil.copy(REPOSITORY / "Dockerfile", copy)
+    shutil.copy(REPOSITORY / "Dockerfile", copy)
     for name, text in _BROKEN.items():
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text)

@@ -17,6 +17,10 @@ def test_hadolint_finds_nothing(path: Path) -> None:
     assert result.returncode == 0, said(result)
 
 
+def test_the_image_has_a_dockerfile() -> None:
+    assert REPOSITORY / "Dockerfile" in DOCKERFILES
+
+
 def test_hadolint_refuses_a_dockerfile_that_breaks_its_rules(tmp_path: Path) -> None:
     broken = tmp_path / "Dockerfile"
     broken.write_text("FROM debian\nRUN cd /tmp && apt-get install curl\n")

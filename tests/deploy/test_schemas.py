@@ -9,14 +9,13 @@ import pytest
 from tests.deploy.tools import REPOSITORY, WORKFLOWS, run_tool, said, tracked
 
 _FORMS = REPOSITORY / ".github" / "ISSUE_TEMPLATE"
-_COMPOSE = tracked("compose*.yaml", "docker-compose*.y*ml")
 
 KINDS = {
     "github-workflows": WORKFLOWS,
     "dependabot": [REPOSITORY / ".github" / "dependabot.yml"],
     "github-issue-forms": [path for path in sorted(_FORMS.glob("*.yml")) if path.name != "config.yml"],
     "github-issue-config": [_FORMS / "config.yml"],
-    **({"compose-spec": _COMPOSE} if _COMPOSE else {}),
+    "compose-spec": tracked("compose*.yaml"),
 }
 # One file of a form that it must not have, for two kinds: the tool is the same for all.
 BROKEN = {
