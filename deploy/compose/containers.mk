@@ -61,10 +61,10 @@ check-pipes:  ## whether each worker has its pipes
 	@$(COMPOSE_DIR)/pipes.sh
 
 backup:  ## save queues, results, ledger and auth homes (FILE=…)
-	@$(COMPOSE_DIR)/backup.sh $(FILE)
+	@$(COMPOSE_DIR)/backup.sh $(if $(FILE),"$(FILE)")
 
 restore:  ## put them back (FILE=…)
-	@$(COMPOSE_DIR)/restore.sh $(FILE)
+	@$(COMPOSE_DIR)/restore.sh $(if $(FILE),"$(FILE)")
 
 test-containers: $(VENV)/.test  ## build the images, run the composed team in every mode, and break it
 	@$(BIN)/python -m pytest tests/containers $(PYTEST_ARGS)
