@@ -255,8 +255,15 @@ def test_stopping_names_the_profiles_of_what_runs(play: Play) -> None:
     assert play.calls("compose -f") == ["compose -f compose.yaml --profile redis down -t 60"]
 
 
+def make(*arguments: str) -> str:
+    """Return what make prints, as if nobody had called it by another make."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    run = ["make", *arguments]
+    return subprocess.run(run, cwd=REPOSITORY, env=environ, capture_output=True, text=True, check=True).stdout
+
+
 def test_make_help_lists_every_target_of_both_files() -> None:
-    said = subprocess.run(["make", "-s", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    said = make("-s", "help")
     listed = set(re.findall(r"^  make (\S+) +\S", said, re.MULTILINE))
     text = (REPOSITORY / "Makefile").read_text() + (SCRIPTS / "containers.mk").read_text()
     phony = {name for line in re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE) for name in line.split()}
@@ -278,6 +285,4 @@ def test_make_help_lists_every_target_of_both_files() -> None:
 
 def test_the_log_of_any_service_can_be_followed() -> None:
     for name in ("marie", "lea"):
-        run = ["make", "-n", f"logs-watcher-{name}"]
-        said = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-        assert said.stdout == f"deploy/compose/compose.sh logs -f --tail=100 {name}\n"
+        assert make("-n", f"logs-watcher-{name}") == f"deploy/compose/compose.sh logs -f --tail=100 {name}\n"
