@@ -14,6 +14,8 @@ case "${mode}" in
 esac
 # shellcheck source=deploy/compose/stack.sh
 . "${here}/stack.sh"
+# One in .env would win over the two words.
+export WORKER_MODE=
 
 for target in worker orchestrator; do
   name=$(tr '[:lower:]' '[:upper:]' <<< "${target}")_IMAGE
