@@ -42,7 +42,7 @@ def check(names: list[str], extent: Extent, *, shared_dir: Path | None, redis: s
         raise UserError(f"--max-latency is {extent.max_latency_ms:g}; allowed are milliseconds above 0.")
     shared = find_shared_dir(shared_dir)
     chosen = _chosen(shared, names)
-    if extent.with_task:
+    if extent.with_task and chosen != [ORCHESTRATOR]:
         print("codehornets: --task runs a whole task with each agent: a real model charges for it.", file=sys.stderr)
     found: list[tuple[str, Finding]] = []
     with ExitStack() as stack:

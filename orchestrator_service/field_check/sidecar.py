@@ -10,6 +10,8 @@ from orchestrator_service.field_check.subject import Subject
 from orchestrator_service.findings import Finding, Grade
 
 _PATIENCE_S: Final = 3.0
+_LITTLE_PATIENCE_S: Final = 0.5
+"""For a process of which it is known that it cannot answer."""
 _ANY_ADDRESS: Final = frozenset(("", "0.0.0.0", "::", "*"))
 
 
@@ -49,7 +51,9 @@ def fetch(subject: Subject, page: str) -> tuple[int, str]:
         OSError: nobody answers.
         http.client.HTTPException: the answer cannot be understood.
     """
-    connection = http.client.HTTPConnection(address_of(subject), subject.beat.http_port, timeout=_PATIENCE_S)
+    held = subject.process is not None and subject.process.trouble is not None
+    patience_s = _LITTLE_PATIENCE_S if held else _PATIENCE_S
+    connection = http.client.HTTPConnection(address_of(subject), subject.beat.http_port, timeout=patience_s)
     try:
         connection.request("GET", page)
         response = connection.getresponse()

@@ -238,7 +238,8 @@ def test_processes_and_ports_of_another_host_are_left_out(shop: Shop, hybrid: Ch
     hybrid.kill()
     path = shop.layout.heartbeat("marie")
     told = json.loads(path.read_text())
-    path.write_text(json.dumps(told | {"instance": f"elsewhere-{told['pid']}-1"}))
+    elsewhere = {"instance": f"elsewhere-{told['pid']}-1", "timestamp": "2020-01-01T00:00:00Z"}
+    path.write_text(json.dumps(told | elsewhere))
     left = {name: one["text"] for name, one in check.json("marie").items() if one["grade"] == "left out"}
     assert {"process", "/healthz", "/readyz"} <= set(left)
     assert "it runs elsewhere, as elsewhere-" in str(left["process"])
