@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -20,6 +21,8 @@ from tests.containers.engine import COMPOSE, Engine, run
 from tests.waiting import wait_until
 
 TEAM = ("marie", "anga", "fabien")
+
+_OUTSIDER = "outsider"
 
 _numbers = itertools.count(1)
 
@@ -43,6 +46,8 @@ class Stack:
     profiles: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     """Compose files beside the usual one."""
+    script: Path = COMPOSE
+    """The compose.sh of a checkout."""
     project: str = field(default_factory=lambda: f"chtest{os.getpid()}n{next(_numbers)}")
     seconds_to_healthy: float = 0.0
     _token: str = ""
@@ -73,7 +78,7 @@ class Stack:
         if shown:
             self.say_command("deploy/compose/compose.sh", *options, *arguments)
         self._containers.clear()
-        return run([str(COMPOSE), *options, *arguments], self.environ, check=check, timeout=timeout)
+        return run([str(self.script), *options, *arguments], self.environ, check=check, timeout=timeout)
 
     def say(self, line: str) -> None:
         """Tell one line in the transcript."""
@@ -165,10 +170,12 @@ class Stack:
             self.engine.transcript.hide(self._token)
         return self._token
 
-    def call(self, method: str, path: str, *, token: str | None = None, **options: Any) -> httpx.Response:
+    def call(
+        self, method: str, path: str, *, token: str | None = None, headers: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
         """Send a request to the API by its published port; `token` "" sends none."""
         chosen = self.token if token is None else token
-        headers = {"Authorization": f"Bearer {chosen}"} if chosen else {}
+        headers = {**(headers or {}), **({"Authorization": f"Bearer {chosen}"} if chosen else {})}
         url = f"http://127.0.0.1:{self.port}/api/v1{path}"
         return httpx.request(method, url, headers=headers, timeout=70, trust_env=False, **options)
 
@@ -178,6 +185,33 @@ class Stack:
         assert answer.status_code == 201, answer.text
         told: dict[str, Any] = answer.json()
         return str(told["tasks"][0]["task_id"])
+
+    def submit_stubbornly(self, timeout: float = 60, **task: Any) -> str:
+        """Hand a task in as a client does whose server may be away: again, with the same key, until it is taken."""
+        key = {"Idempotency-Key": uuid4().hex}
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                answer = self.call("POST", "/tasks", json=task, headers=key)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code in (200, 201):
+                return str(answer.json()["tasks"][0]["task_id"])
+            assert answer is None or answer.status_code == 503, answer.text
+            assert time.monotonic() < deadline, f"the API took no task within {timeout:g} s"
+            time.sleep(0.1)
+
+    def completed(self) -> set[str]:
+        """Return all tasks that the ledger has as completed."""
+        found: set[str] = set()
+        cursor: str | None = None
+        while True:
+            query = {"state": "completed", "limit": "500", **({"cursor": cursor} if cursor else {})}
+            page = self.call("GET", "/tasks", params=query).json()
+            found |= {task["task_id"] for task in page["tasks"]}
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return found
 
     def answer(self, task_id: str, timeout: int = 60) -> str:
         """Wait for a task's end through the API and return its output."""
@@ -205,6 +239,23 @@ class Stack:
             script.append(f"printf %s {body} > {folder}/.{task_id}.tmp")
             script.append(f"mv {folder}/.{task_id}.tmp {folder}/task-{task_id}.trigger")
         self.shell(through, "\n".join(["set -e", *script]))
+
+    def drop_from_outside(self, worker: str, task_id: str, description: str) -> None:
+        """Drop a task as a file while any service may be away: a container of its own writes it into the volume."""
+        self._outsider()
+        self.drop_all(worker, {task_id: {"description": description}}, through=_OUTSIDER)
+
+    def _outsider(self) -> None:
+        if _OUTSIDER in self._containers:
+            return
+        volume = next(mount["Name"] for mount in self.inspect("fabien")["Mounts"] if mount["Destination"] == "/shared")
+        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": _OUTSIDER}
+        options = [part for label, value in labels.items() for part in ("--label", f"{label}={value}")]
+        image = self.surroundings["ORCHESTRATOR_IMAGE"]
+        self.engine(
+            *("run", "-d", "--init", "--no-healthcheck", "--network", "none", "-v", f"{volume}:/shared", *options),
+            *("--entrypoint", "sleep", image, "infinity"),
+        )
 
     def result(self, worker: str, task_id: str, timeout: float = 40) -> dict[str, Any]:
         """Wait for a result's file and return it."""
