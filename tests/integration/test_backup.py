@@ -25,7 +25,10 @@ from tests.mounts import SmallDisk
 from tests.waiting import wait_until
 
 WORKERS = ("anga", "marie")
-AGENT = """sh -c 'cat; sleep 0.02'"""
+# Those that are held go on once there is a file `go` beside the shared directory.
+AGENT = (
+    """sh -c 'cat; case $CODEHORNETS_TASK_ID in held*) until [ -e {go} ]; do sleep 0.05; done; esac; sleep 0.02'"""
+)
 OPEN = "SELECT COUNT(*) FROM tasks WHERE ended_at IS NULL"
 
 
@@ -55,16 +58,16 @@ def refused(*arguments: str) -> str:
 
 
 def start(started: Processes, shared: Path) -> None:
-    started.shared = shared
+    agent = AGENT.format(go=shared.parent / "go")
     for name in WORKERS:
-        started.worker(name, AGENT="command", AGENT_COMMAND=AGENT, MAX_CONCURRENT="3", MAX_ATTEMPTS="3")
+        started.worker(name, AGENT="command", AGENT_COMMAND=agent, MAX_CONCURRENT="3", MAX_ATTEMPTS="3")
 
 
-def drop(shared: Path, worker: str, task_id: str) -> None:
+def drop(shared: Path, worker: str, task_id: str, **fields: str) -> None:
     """Hand a task in as a file, without the orchestrator."""
     layout = WorkerLayout.under(shared, worker)
     staged = layout.triggers / f".{task_id}.tmp"
-    staged.write_text(json.dumps({"task_id": task_id, "description": task_id}))
+    staged.write_text(json.dumps({"task_id": task_id, "description": task_id, **fields}))
     staged.rename(layout.triggers / f"task-{task_id}.trigger")
 
 
@@ -97,6 +100,13 @@ def test_a_team_saved_under_load_and_restored_loses_and_doubles_nothing(shared: 
             bad.write_text("{ this is no JSON")
             letters = WorkerLayout.under(shared, "marie").dead_letters
             wait_until(lambda: list(letters.glob("*.reason.json")), 30, "a dead letter")
+            for worker in WORKERS:
+                # One is in flight and one waits for it, however slow this machine is today.
+                for task_id in (f"held-{worker}", f"waits-{worker}"):
+                    drop(shared, worker, task_id, session="s")
+                    handed_in.add(task_id)
+                inflight = WorkerLayout.under(shared, worker).inflight
+                wait_until(lambda inflight=inflight: list(inflight.glob("*/*held*")), 30, "one that is held")  # type: ignore[misc]
             for round_number in range(3):
                 for number in range(10):
                     for worker in WORKERS:
@@ -111,7 +121,7 @@ def test_a_team_saved_under_load_and_restored_loses_and_doubles_nothing(shared: 
     assert {archive.stat().st_mode & 0o777 for archive in archives} == {0o600}
     moved = [json.loads(done("restore", str(archive), "--check", "--json"))["counts"] for archive in archives]
     # That it was taken in the middle of things is what this test is for.
-    assert any(counts["waiting"] for counts in moved) and any(counts["in_flight"] for counts in moved), moved
+    assert all(counts["waiting"] >= 2 and counts["in_flight"] >= 2 for counts in moved), moved
 
     archive = archives[1]
     place = tmp_path / "place"
@@ -121,6 +131,7 @@ def test_a_team_saved_under_load_and_restored_loses_and_doubles_nothing(shared: 
     before = {name: paths[0].read_bytes() for name, paths in results(new).items()}
     known = {wire_id for (wire_id,) in ask(ledger, "SELECT wire_id FROM runs WHERE ended_at IS NOT NULL")}
     assert known <= set(before), "the ledger knows of a result that is not there"
+    (place / "go").touch()
     with processes(new) as started:
         start(started, new)
         orchestrator = started.orchestrator(WORKERS=",".join(WORKERS), LEDGER_PATH=str(ledger))
