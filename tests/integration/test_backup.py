@@ -26,9 +26,7 @@ from tests.waiting import wait_until
 
 WORKERS = ("anga", "marie")
 # Those that are held go on once there is a file `go` beside the shared directory.
-AGENT = (
-    """sh -c 'cat; case $CODEHORNETS_TASK_ID in held*) until [ -e {go} ]; do sleep 0.05; done; esac; sleep 0.02'"""
-)
+AGENT = """sh -c 'cat; case $CODEHORNETS_TASK_ID in held*) until [ -e {go} ]; do sleep 0.05; done; esac; sleep 0.02'"""
 OPEN = "SELECT COUNT(*) FROM tasks WHERE ended_at IS NULL"
 
 
