@@ -7,6 +7,7 @@
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 
 # What both images run on. Debian's own Python: its security updates come with the base, and no second one is carried.
+# checkov:skip=CKV_DOCKER_7: the tag is in the default of BASE_IMAGE, which it does not look up
 FROM ${BASE_IMAGE} AS python
 COPY deploy/image/install-packages /usr/local/sbin/
 RUN --mount=type=secret,id=ca_bundle /usr/local/sbin/install-packages ca-certificates python3 tini tzdata

@@ -13,7 +13,7 @@ TASK ?= marie: Plan a ten-minute warm-up for adults who dance salsa for the firs
 .SUFFIXES:
 
 help:  ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run  ## start the example team, give it one task, serve until Ctrl-C
 	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)"
@@ -34,7 +34,7 @@ bench: $(VENV)/.bench  ## measure speed and memory, print one table
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:  ## remove what was made here: environment, caches, build output (not ./shared)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CHECKS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 # -- the virtual environment: a stamp for each set of dependencies, renewed when the lists change
@@ -63,3 +63,5 @@ $(VENV)/.bench: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "Installing what the measurements need (once; a minute or two) …"
 	@$(PIP) install -c constraints.txt -e '.[test,bench]'
 	@touch $@ $(VENV)/.run $(VENV)/.test
+
+include deploy/checks/checks.mk

@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
     parts_there = ("files", "control", "redis", "claude", "hooks", "orchestrator", "peers")
     parser.add_argument("--only", choices=parts_there, help="one part alone")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     scale = QUICK if options.quick else Scale()
@@ -262,11 +263,13 @@ def main() -> None:
         sys.exit("Interrupted; all processes are stopped.")
     except (RuntimeError, PeerError, OSError, subprocess.TimeoutExpired) as error:
         sys.exit(f"benchmarks: {error}")
-    print(machine() + "\n")
-    if rows:
-        print(table(rows) + "\n")
+    tables = [table(rows)] if rows else []
     if peers:
-        print(peer_table(peers))
+        tables.append(peer_table(peers))
+    report = "\n\n".join([machine(), *tables])
+    print(report)
+    if options.markdown is not None:
+        options.markdown.write_text(report + "\n")
 
 
 if __name__ == "__main__":

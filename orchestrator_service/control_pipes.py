@@ -6,6 +6,7 @@ import json
 import os
 import select
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,8 @@ class NobodyListens(BusError):
 def tell_by_pipe(layout: WorkerLayout, worker: str, command: Command, *, within_s: float) -> dict[str, Any] | None:
     """Write the command and return the data of the answer that carries its id; None when none came in time.
 
-    Whoever else reads the status pipe may get the answer instead: a pipe gives each line to one reader.
+    Whoever else reads the status pipe may get the answer instead: a pipe gives each line to one reader. What this
+    reader got that was meant for others is written back.
 
     Raises:
         NobodyListens: there is no pipe, or no worker reads it.
@@ -40,7 +42,7 @@ def tell_by_pipe(layout: WorkerLayout, worker: str, command: Command, *, within_
         answers = _open_status(layout.status_pipe(worker))
         try:
             os.write(pipe, command.encode())
-            return None if answers is None else _find_answer(answers, command, within_s)
+            return None if answers is None else _find_answer(answers, command, within_s, layout.status_pipe(worker))
         finally:
             if answers is not None:
                 os.close(answers)
@@ -57,7 +59,16 @@ def _open_status(path: Path) -> int | None:
         return None
 
 
-def _find_answer(descriptor: int, command: Command, within_s: float) -> dict[str, Any] | None:
+def _find_answer(descriptor: int, command: Command, within_s: float, path: Path) -> dict[str, Any] | None:
+    others: list[bytes] = []
+    try:
+        return _read_answer(descriptor, command, within_s, others)
+    finally:
+        if others:
+            _give_back(path, others)
+
+
+def _read_answer(descriptor: int, command: Command, within_s: float, others: list[bytes]) -> dict[str, Any] | None:
     deadline = time.monotonic() + within_s
     pending = b""
     while (left_s := deadline - time.monotonic()) > 0:
@@ -69,10 +80,22 @@ def _find_answer(descriptor: int, command: Command, within_s: float) -> dict[str
             time.sleep(min(0.01, left_s))
             continue
         *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            if (data := _answer_in(line, command)) is not None:
-                return data
+        found = [_answer_in(line, command) for line in lines]
+        others += [line for line, data in zip(lines, found, strict=True) if data is None]
+        if (answer := next((data for data in found if data is not None), None)) is not None:
+            return answer
     return None
+
+
+def _give_back(path: Path, lines: list[bytes]) -> None:
+    """Write to the pipe what another reader may wait for; where there is none, the kernel drops it."""
+    with suppress(OSError, PipeUnavailable):
+        pipe = open_for_writing(path)
+        try:
+            for line in lines:
+                os.write(pipe, line + b"\n")
+        finally:
+            os.close(pipe)
 
 
 def _answer_in(line: bytes, command: Command) -> dict[str, Any] | None:

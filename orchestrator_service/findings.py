@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +16,8 @@ class Grade(StrEnum):
     """Works, or will; worth knowing."""
     BROKEN = "broken"
     """Workers cannot work as asked."""
+    LEFT_OUT = "left out"
+    """Could not be looked at from here."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,12 @@ class Finding:
     text: str
     mend: str = ""
     """What to do about it; empty where there is nothing to do."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What was measured, for programs."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
-        return asdict(self)
+        fields = asdict(self)
+        if not self.figures:
+            del fields["figures"]
+        return fields

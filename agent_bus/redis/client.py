@@ -115,6 +115,15 @@ class RedisClient:
             self._redis.set(WorkerKeys(worker).cancel(task_id), b"1", ex=INDEX_TTL_S)
         return self.control(worker, {"command": "cancel", "task_id": task_id})
 
+    def ring(self, worker: str, message: bytes = b"") -> None:
+        """Ring a worker's bell; the message may be empty, or name what is to be looked at.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
+        with self._explained():
+            self._redis.publish(WorkerKeys(worker).bell, message)
+
     def control(self, worker: str | None, command: dict[str, Any]) -> int:
         """Send a command to all instances of a worker, or of all workers; returns how many subscribers heard it."""
         channel = CONTROL_ALL_CHANNEL if worker is None else WorkerKeys(worker).control

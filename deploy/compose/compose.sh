@@ -7,4 +7,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "${here}/../engine.sh"
 # Paths in the file are meant from its folder, and .env is looked for there: podman-compose goes by where it is started.
 cd "${here}"
-compose -f compose.yaml "$@"
+files=(-f compose.yaml)
+[ "${engine:?}" = docker ] || files+=(-f podman.yaml)
+compose "${files[@]}" "$@"

@@ -18,6 +18,6 @@ case "$1" in
     ;;
   check)
     if [ -s "$secret" ]; then REDISCLI_AUTH=$(cat "$secret"); export REDISCLI_AUTH; fi
-    [ "$(redis-cli -t 3 ping)" = PONG ]
+    [ "$(redis-cli ping)" = PONG ]
     ;;
 esac

@@ -22,7 +22,12 @@ from orchestrator_service.worker_environment import REDIS_VARIABLES, choose_shar
 if TYPE_CHECKING:
     from orchestrator_service.records import Invariant
 
-_MARKS: Final = {Grade.GOOD: ("✓", "32"), Grade.NOTE: ("!", "33"), Grade.BROKEN: ("✗", "31")}
+_MARKS: Final = {
+    Grade.GOOD: ("✓", "32"),
+    Grade.NOTE: ("!", "33"),
+    Grade.BROKEN: ("✗", "31"),
+    Grade.LEFT_OUT: ("-", "2"),
+}
 
 
 def doctor(team_file: Path | None, *, where: Where, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -59,18 +60,19 @@ def _make(path: Path) -> None:
     import secrets
 
     staged = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    room = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        # Of two that start at once one makes it, and both use it. Closing the directory lets go of the lock.
+        fcntl.flock(room, fcntl.LOCK_EX)
+        if _has_content(path):
+            return
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(f"{secrets.token_urlsafe(_BYTES)}\n".encode())
             file.flush()
             os.fsync(file.fileno())
-        if path.exists():
-            # It is empty, and says nothing that could be lost.
-            staged.replace(path)
-            return
-        # Of two that start at once one makes it, and both use it.
-        with suppress(FileExistsError):
-            path.hardlink_to(staged)
+        staged.replace(path)
+        os.fsync(room)
     finally:
         staged.unlink(missing_ok=True)
+        os.close(room)

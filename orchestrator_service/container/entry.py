@@ -21,7 +21,8 @@ from service_kit.environment import SettingsError
 _REFUSED: Final = 2
 """Exit code for a start that was refused, as that of the services."""
 
-_ROLES: Final = "worker [NAME], orchestrator, prepare [NAME…] and codehornets ARGS…"
+ROLES: Final = ("worker [NAME]", "orchestrator", "prepare [NAME…]", "codehornets ARGS…")
+_ALLOWED: Final = f"allowed are {', '.join(ROLES[:-1])} and {ROLES[-1]}"
 _USAGE: Final = """\
 usage: ROLE
 
@@ -45,25 +46,27 @@ def main(arguments: list[str]) -> int:
 
 
 def _take_role(arguments: list[str]) -> None:
+    # Deployments pass on what their user has not set as empty, and an agent may take that for a value.
+    environ = {name: value for name, value in os.environ.items() if value}
     match arguments:
         case ["-h" | "--help"]:
             print(_USAGE)
         case ["codehornets", *rest]:
-            _become(start_command_line(os.environ, rest))
+            _become(start_command_line(environ, rest))
         case ["worker"]:
-            _become(start_worker(os.environ, None))
+            _become(start_worker(environ, None))
         case ["worker", name]:
-            _become(start_worker(os.environ, name))
+            _become(start_worker(environ, name))
         case ["orchestrator"]:
-            _become(start_orchestrator(os.environ))
+            _become(start_orchestrator(environ))
         case ["prepare", *names]:
-            prepare(os.environ, names)
+            prepare(environ, names)
         case []:
-            raise Refused(f"no role is named; allowed are {_ROLES}.")
+            raise Refused(f"no role is named; {_ALLOWED}.")
         case ["worker" | "orchestrator" as role, *_]:
-            raise Refused(f"{role} is followed by {' '.join(arguments[1:])!r}; allowed are {_ROLES}.")
+            raise Refused(f"{role} is followed by {' '.join(arguments[1:])!r}; {_ALLOWED}.")
         case _:
-            raise Refused(f"there is no role {arguments[0]!r}; allowed are {_ROLES}.")
+            raise Refused(f"there is no role {arguments[0]!r}; {_ALLOWED}.")
 
 
 def prepare(environ: Mapping[str, str], names: list[str]) -> None:

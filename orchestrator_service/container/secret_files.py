@@ -6,6 +6,7 @@ nobody has given.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -49,8 +50,15 @@ def need_credential(environ: Mapping[str, str], given: Mapping[str, str]) -> Non
 
 
 def _is_empty(path: str) -> bool:
+    if not path:
+        return False
     try:
-        return bool(path) and not Path(path).read_bytes().strip()
+        status = Path(path).stat()
+        # What comes through a pipe can be read once, and that is for the service.
+        if stat.S_ISFIFO(status.st_mode):
+            return False
+        # The size is seen even where somebody else's file may not be read.
+        return (stat.S_ISREG(status.st_mode) and status.st_size == 0) or not Path(path).read_bytes().strip()
     except OSError:
         # One that is missing was promised by somebody: that is told where the secret is wanted.
         return False

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from agent_bus.dead_letters import DeadLetter
@@ -79,11 +79,29 @@ class Replica:
 
     async def die(self) -> None:
         """Stop renewing and answering, as a killed process does."""
+        try:
+            await self._end_life()
+        finally:
+            await self.queue.caller.aclose()
+
+    async def aclose(self) -> None:
+        """End it politely unless it is dead; its connections are closed even where the test is being cancelled."""
+        try:
+            if await self._end_life():
+                await self.queue.aclose()
+        finally:
+            await self.queue.caller.aclose()
+
+    async def _end_life(self) -> bool:
+        """Return whether it was still alive."""
         assert self.life is not None
+        if self.life.done():
+            return False
         self.life.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.life
-        await self.queue.caller.aclose()
+        # Not `await self.life`: its cancellation and one of the test could not be told apart, and a test that has run
+        # out of time would go on.
+        await asyncio.wait([self.life])
+        return True
 
 
 @asynccontextmanager
@@ -97,11 +115,7 @@ async def replica(
     try:
         yield one
     finally:
-        if not one.life.done():
-            one.life.cancel()
-            with suppress(asyncio.CancelledError):
-                await one.life
-            await one.queue.aclose()
+        await one.aclose()
 
 
 def submit(server: RedisServer, **fields: Any) -> str:

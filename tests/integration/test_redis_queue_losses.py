@@ -351,18 +351,26 @@ async def test_replicas_that_die_and_come_neither_lose_nor_double(tmp_path: Path
             fields = {"session": f"s{number % 7}"} if number % 3 == 0 else {}
             submit(server, task_id=f"t{number}", priority=number % 5, **fields)
 
+        def is_done() -> bool:
+            return len(results(server)) == total
+
         async def serve(seed: int) -> None:
             """Work; now and then die with what is held, or give something back."""
             step = seed
-            while len(results(server)) < total:
+            while not is_done():
                 async with replica(server, lease_s=0.5) as one:
-                    for _ in range(40):
-                        step += 1
+                    # A life ends after so many tasks and never for want of them: only who has been there for a whole
+                    # lease gives back what the dead held.
+                    last = step + 40
+                    while step < last:
                         one.queue.notice()
                         claim = await one.queue.claim()
                         if claim is None:
+                            if is_done():
+                                break
                             await asyncio.sleep(0.01)
                             continue
+                        step += 1
                         if step % 29 == 0:
                             await one.die()
                             break
@@ -374,12 +382,31 @@ async def test_replicas_that_die_and_come_neither_lose_nor_double(tmp_path: Path
                         except (QueueUnavailable, ResultNotStored):
                             continue
 
-        async with asyncio.timeout(50):
-            servers = [asyncio.create_task(serve(seed)) for seed in range(3)]
+        async with asyncio.timeout(50), asyncio.TaskGroup() as serving:
+            for seed in range(3):
+                serving.create_task(serve(seed))
             await async_wait_until(lambda: len(results(server)) > 50, timeout=30)
             server.restart()
-            await asyncio.gather(*servers)
         stored = [json.dumps(result["task_id"]) for result in results(server)]
         assert len(stored) == len(set(stored)) == total
         with server.client() as client:
             assert client.xlen(KEYS.tasks) == 0
+
+
+async def test_a_test_that_runs_out_of_time_leaves_no_connection(server: RedisServer) -> None:
+    lives: list[asyncio.Task[None]] = []
+
+    async def serve() -> None:
+        async with replica(server) as one:
+            assert await one.none_left()
+            assert one.life is not None
+            lives.append(one.life)
+        await asyncio.Event().wait()
+
+    serving = asyncio.create_task(serve())
+    await async_wait_until(lambda: lives and lives[0].cancelling())
+    serving.cancel()
+    await asyncio.wait([serving], timeout=10)
+    assert serving.cancelled()
+    with server.client() as client:
+        await async_wait_until(lambda: len(client.client_list()) == 1, what="only this connection")

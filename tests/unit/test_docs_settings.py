@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator_service.container.entry import ROLES
 from orchestrator_service.team import TeamError, read_team
 from service_kit.environment import SECRET_VARIABLES
 
@@ -106,3 +107,18 @@ def test_the_keys_of_a_team_file_are_those_of_the_code(tmp_path: Path, heading: 
     allowed = re.search(r"allowed are (.*)\.$", str(refusal.value))
     assert allowed is not None
     assert set(_rows(heading)) == set(allowed[1].split(", "))
+
+
+def test_the_variables_of_a_container_are_those_of_the_code() -> None:
+    code = "".join(path.read_text() for path in (REPOSITORY / "orchestrator_service" / "container").glob("*.py"))
+    rows = _rows("In a container")
+    assert set(rows) == {"TEAM_FILE", "AGENT", "DEFAULT_REDIS_URL", "REDIS_PASSWORD_FILE"}
+    assert all(f'"{name}"' in code for name in rows)
+    named = set(re.findall(r'(?:environ|told|seen|given)(?:\.get\(|\[)"([A-Z_]+)"', code))
+    page = PAGE.read_text() + ORCHESTRATORS_PAGE.read_text()
+    assert len(named) > 8
+    assert not {name for name in named if f"`{name}`" not in page}
+
+
+def test_the_roles_of_a_container_are_those_of_the_code() -> None:
+    assert set(_rows("Role")) == set(ROLES)
