@@ -27,4 +27,4 @@ restored='for place in /saved/*; do
   [ "$(stat -c %u "${place}")" != 0 ] || [ -n "$(ls -A "${place}")" ] || chown 1000:1000 "${place}"
 done
 exec setpriv --reuid 1000 --regid 1000 --clear-groups codehornets restore - --also-below /saved "$@"'
-"${here}/compose.sh" run --rm -T maintenance "${restored}" restore "$@" < "${file}"
+"${here}/compose.sh" --profile maintenance run --rm -T maintenance "${restored}" restore "$@" < "${file}"
