@@ -12,6 +12,7 @@ if [ -e "${file}" ]; then
 fi
 
 # In the container: every home is one --also, whatever the workers are called.
+# shellcheck disable=SC2016  # expanded there
 saved='set --
 for place in /saved/auth-* ${WORKSPACES:+/saved/workspace-*}; do
   [ ! -d "${place}" ] || set -- "$@" --also "${place##*/}=${place}"
