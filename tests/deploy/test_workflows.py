@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from tests.deploy.tools import REPOSITORY, WORKFLOWS, run_tool, said
 
 _LINT = REPOSITORY / "deploy" / "checks" / "actionlint.cjs"
+_CONTAINERS = REPOSITORY / "deploy" / "compose" / "containers.mk"
 _PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 _BROKEN = """\
 on: push
@@ -104,6 +107,25 @@ def test_no_checkout_leaves_a_token_behind(path: Path) -> None:
         for step in job["steps"]:
             if step.get("uses", "").startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False, name
+
+
+@pytest.mark.skipif(not _CONTAINERS.exists(), reason="the Makefile has no targets for containers here")
+def test_every_target_of_make_in_a_step_is_there() -> None:
+    steps = [step for path in WORKFLOWS for job in _read(path)["jobs"].values() for step in job["steps"]]
+    targets = {name for step in steps for name in re.findall(r"\bmake ([a-z][a-z-]*)", step.get("run", ""))}
+    assert {"test", "test-hooks", "test-containers"} <= targets
+    for target in sorted(targets):
+        result = subprocess.run(
+            ["make", "--dry-run", target], capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=20
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def test_every_script_of_ours_in_a_step_is_there() -> None:
+    steps = [step for path in WORKFLOWS for job in _read(path)["jobs"].values() for step in job["steps"]]
+    scripts = {name for step in steps for name in re.findall(r"deploy/[\w/-]+\.sh", step.get("run", ""))}
+    assert "deploy/image-size.sh" in scripts
+    assert [name for name in sorted(scripts) if not os.access(REPOSITORY / name, os.X_OK)] == []
 
 
 def test_a_person_who_starts_the_tests_may_choose_the_mode() -> None:
