@@ -23,8 +23,9 @@ run: $(VENV)/.run  ## start the example team, give it one task, serve until Ctrl
 demo: $(VENV)/.run  ## the same for one task, then stop
 	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)" --once
 
+# As many processes as cores. Not more than eight: Linux has 128 inotify instances for one user, and workers use them.
 test: lint  ## run the checks and all tests
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

@@ -13,16 +13,10 @@ from pathlib import Path
 
 import redis
 
+from tests.ports import free_port
 from tests.system_packages import find_program
 
 START_S = 10.0
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def redis_program() -> str:

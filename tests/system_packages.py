@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from functools import cache
 
+from tests.machine import machine_lock
+
 
 @cache
 def find_program(name: str, package: str) -> str | None:
@@ -14,6 +16,14 @@ def find_program(name: str, package: str) -> str | None:
     program = shutil.which(name)
     if program is not None or os.geteuid() != 0 or (apt := shutil.which("apt-get")) is None:
         return program
+    # The processes of a run look for it at the same time, and only one of them may install.
+    with machine_lock("packages"):
+        if shutil.which(name) is None:
+            _install(apt, package)
+    return shutil.which(name)
+
+
+def _install(apt: str, package: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", package]):
         subprocess.run(
@@ -24,4 +34,3 @@ def find_program(name: str, package: str) -> str | None:
             stderr=subprocess.DEVNULL,
             timeout=300,
         )
-    return shutil.which(name)

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# restore.sh FILE: put a backup of backup.sh into the volumes of the composed team, which must be stopped and empty
-# (`compose.sh down -v` empties them). Asks first; YES=1 does not.
+# restore.sh FILE [OPTION…]: put a backup of backup.sh into the volumes of the composed team, which must be stopped and
+# empty (`compose.sh down -v` empties them). Asks first; YES=1 does not. Options are those of `codehornets restore`.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-if [ $# -ne 1 ] || [ ! -f "$1" ]; then
-  echo "restore.sh needs a backup: ${1:-none was named}${1:+ is no file}." >&2
+file=${1:-}
+if [ ! -f "${file}" ]; then
+  echo "There is no backup ${file:-here}; name one: restore.sh FILE." >&2
   exit 2
 fi
-file=$1
+shift
 
 if [ "${YES:-}" != 1 ]; then
   if [ ! -t 0 ]; then
@@ -19,13 +20,11 @@ if [ "${YES:-}" != 1 ]; then
   case "${answer}" in [yY] | [yY][eE][sS]) ;; *) echo "Nothing was done."; exit 1 ;; esac
 fi
 
-# In the container, as root: new volumes belong to root until somebody gives them away. The names of homes and
-# workspaces are those of their volumes, and those that the backup does not have are left alone.
+# In the container: a new volume that no image has filled belongs to root; it is given to the team's user, as whom all
+# else is done.
 # shellcheck disable=SC2016  # expanded there
-restored='names=$(python3 -c "$NAMES")
-set --
-for name in ${names}; do set -- "$@" --also "${name}=/saved/${name}"; done
-codehornets restore - "$@"
-chown 1000:1000 /shared /var/lib/codehornets
-find /shared /var/lib/codehornets -xdev ! -uid 1000 -exec chown -h 1000:1000 {} +
-for name in ${names}; do chown -hR 1000:1000 "/saved/${name}"; done'
+restored='for place in /saved/*; do
+  [ "$(stat -c %u "${place}")" != 0 ] || [ -n "$(ls -A "${place}")" ] || chown 1000:1000 "${place}"
+done
+exec setpriv --reuid 1000 --regid 1000 --clear-groups codehornets restore - --also-below /saved "$@"'
+"${here}/compose.sh" --profile maintenance run --rm -T maintenance "${restored}" restore "$@" < "${file}"

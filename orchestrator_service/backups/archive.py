@@ -18,6 +18,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -105,9 +106,10 @@ class ArchiveWriter:
         return len(packed) + size
 
     def close(self) -> None:
-        """Give the nameless file back."""
-        self._packed.close()
-        self._kept.close()
+        """Give the nameless file back, and what could not be written to it with it."""
+        for file in (self._packed, self._kept):
+            with suppress(OSError):
+                file.close()
 
 
 def _header(entry: Entry) -> bytes:
@@ -125,9 +127,6 @@ class ArchiveReader:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = gzip.GzipFile(fileobj=stream, mode="rb")
-        self._left = 0
-        """Bytes of the present entry's content that were not read yet."""
-        self._digest = hashlib.sha256()
 
     def manifest(self) -> Manifest:
         """Return the manifest.
@@ -178,14 +177,15 @@ class ArchiveReader:
     def _content(self, entry: Entry) -> Iterator[bytes]:
         digest = hashlib.sha256()
         left = entry.size
-        while left:
-            chunk = self._stream.read(min(_CHUNK, left))
-            if not chunk:
-                raise EOFError("its end is missing")
-            left -= len(chunk)
-            digest.update(chunk)
-            yield chunk
-        self._exactly(-entry.size % _BLOCK)
+        try:
+            while left:
+                chunk = self._exactly(min(_CHUNK, left))
+                left -= len(chunk)
+                digest.update(chunk)
+                yield chunk
+            self._exactly(-entry.size % _BLOCK)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise BackupError(CUT_SHORT.format(error)) from error
         if entry.kind is Kind.FILE and digest.hexdigest() != entry.sha256:
             raise BackupError(CUT_SHORT.format(f"the checksum of {entry.path!r} is another"))
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -83,5 +84,6 @@ class Stash:
         return self.open(kept).read(min(kept.size, most))
 
     def close(self) -> None:
-        """Give it back."""
-        self._file.close()
+        """Give it back, and what could not be written to it with it."""
+        with suppress(OSError):
+            self._file.close()

@@ -59,6 +59,9 @@ def restore(
         list[str] | None,
         typer.Option("--also", metavar="NAME=DIR", help="Where a directory goes that was saved as well; repeat it."),
     ] = None,
+    also_below: Annotated[
+        Path | None, typer.Option("--also-below", metavar="DIR", help="Where those go that --also does not name.")
+    ] = None,
     skip: Annotated[
         list[str] | None, typer.Option("--skip", metavar="NAME", help="Leave that directory out; repeat it.")
     ] = None,
@@ -69,6 +72,11 @@ def restore(
     from orchestrator_service.cli import backups as command
 
     where = command.Target(
-        shared_dir=shared_dir, ledger=ledger, into=into, also=tuple(also or ()), skip=tuple(skip or ())
+        shared_dir=shared_dir,
+        ledger=ledger,
+        into=into,
+        also=tuple(also or ()),
+        also_below=also_below,
+        skip=tuple(skip or ()),
     )
     return command.restore(file, where, check=check, as_json=json)

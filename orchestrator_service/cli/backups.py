@@ -54,6 +54,7 @@ class Target:
     ledger: Path | None
     into: Path | None
     also: tuple[str, ...]
+    also_below: Path | None
     skip: tuple[str, ...]
 
 
@@ -87,7 +88,7 @@ def restore(file: str, target: Target, *, check: bool, as_json: bool) -> int:
     Raises:
         UserError: it cannot be restored; says why.
     """
-    if target.into is not None and (target.shared_dir or target.ledger or target.also):
+    if target.into is not None and (target.shared_dir or target.ledger or target.also or target.also_below):
         raise UserError("--into says where everything goes; leave out --shared-dir, --ledger and --also, or --into.")
     remarks: list[str] = []
     try:
@@ -122,7 +123,11 @@ def _plan(target: Target, manifest: Manifest) -> RestorePlan:
     if target.into is not None:
         return RestorePlan.below(target.into.absolute(), manifest, skip)
     shared = place_of_shared_dir(target.shared_dir).absolute()
-    return RestorePlan(shared=shared, ledger=_ledger(shared, target.ledger), also=_named(target.also), skip=skip)
+    also = _named(target.also)
+    if target.also_below is not None:
+        rest = set(manifest.also) - set(also) - skip
+        also |= {name: target.also_below.absolute() / name for name in sorted(rest)}
+    return RestorePlan(shared=shared, ledger=_ledger(shared, target.ledger), also=also, skip=skip)
 
 
 def _named(typed: tuple[str, ...]) -> dict[str, Path]:

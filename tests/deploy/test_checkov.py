@@ -9,6 +9,9 @@ import pytest
 
 from tests.deploy.tools import REPOSITORY, run_tool, said
 
+# It loads a thousand rules, and the first time it compiles them too.
+pytestmark = pytest.mark.timeout(180)
+
 _FRAMEWORKS = ["dockerfile", "github_actions", "secrets"]
 # Taken apart, so that nobody who looks for secrets here finds this one.
 _BROKEN = {
@@ -32,7 +35,7 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text(text)
     where = ["--skip-download", "--enable-secret-scan-all-files", "--framework", *_FRAMEWORKS, "--directory", str(copy)]
-    result = run_tool("checkov", "--output=json", *where)
+    result = run_tool("checkov", "--output=json", *where, timeout_s=170)
     assert result.stdout.strip(), said(result)
     reports = json.loads(result.stdout)
     assert sum(report["summary"]["parsing_errors"] for report in reports) == 0

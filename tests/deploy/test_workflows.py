@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,24 @@ def test_no_checkout_leaves_a_token_behind(path: Path) -> None:
         for step in job["steps"]:
             if step.get("uses", "").startswith("actions/checkout@"):
                 assert step["with"]["persist-credentials"] is False, name
+
+
+def test_every_target_of_make_in_a_step_is_there() -> None:
+    steps = [step for path in WORKFLOWS for job in _read(path)["jobs"].values() for step in job["steps"]]
+    targets = {name for step in steps for name in re.findall(r"\bmake ([a-z][a-z-]*)", step.get("run", ""))}
+    assert {"test", "test-hooks", "test-containers"} <= targets
+    for target in sorted(targets):
+        result = subprocess.run(
+            ["make", "--dry-run", target], capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=20
+        )
+        assert result.returncode == 0, result.stderr
+
+
+def test_every_script_of_ours_in_a_step_is_there() -> None:
+    steps = [step for path in WORKFLOWS for job in _read(path)["jobs"].values() for step in job["steps"]]
+    scripts = {name for step in steps for name in re.findall(r"deploy/[\w/-]+\.sh", step.get("run", ""))}
+    assert "deploy/image-size.sh" in scripts
+    assert [name for name in sorted(scripts) if not os.access(REPOSITORY / name, os.X_OK)] == []
 
 
 def test_a_person_who_starts_the_tests_may_choose_the_mode() -> None:

@@ -33,7 +33,7 @@ def shell_scripts() -> list[Path]:
 
 
 def run_tool(
-    name: str, *arguments: str | Path, stdin: str | None = None, cwd: Path = REPOSITORY
+    name: str, *arguments: str | Path, stdin: str | None = None, timeout_s: float = 50
 ) -> subprocess.CompletedProcess[str]:
     """Run a tool to its end. Fails the test where it is not installed: a check that is left out must be seen."""
     program = TOOLS / "bin" / name
@@ -46,9 +46,9 @@ def run_tool(
         capture_output=True,
         text=True,
         check=False,
-        cwd=cwd,
+        cwd=REPOSITORY,
         env=environment,
-        timeout=55,
+        timeout=timeout_s,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,9 +132,3 @@ def tell_of(shared: Path, port: int, **changes: object) -> None:
     path = shared / "heartbeats" / "orchestrator.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_heartbeat(path, Heartbeat.model_validate(fields))
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

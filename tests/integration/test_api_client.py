@@ -10,7 +10,8 @@ import pytest
 from orchestrator_service.client import calls as api_calls
 from orchestrator_service.client.calls import ApiAway, ApiPlace, ApiRefused, Call
 from orchestrator_service.client.streams import ApiClient
-from tests.integration.api_stub import Stub, free_port, running_stub, send
+from tests.integration.api_stub import Stub, running_stub, send
+from tests.ports import free_port
 
 T = TypeVar("T")
 

@@ -88,8 +88,13 @@ def make_dangling_symlink(path: Path) -> None:
 
 
 def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            # The address of a socket has room for 107 characters, and the path of a test's directory may have more.
+            listener.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def make_full_directory(path: Path) -> None:

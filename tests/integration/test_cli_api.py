@@ -18,8 +18,9 @@ from agent_bus.layout import WorkerLayout
 from orchestrator_service import cli
 from orchestrator_service.cli.completion import complete_task, complete_worker
 from orchestrator_service.settings import orchestrator_heartbeat
-from tests.integration.api_stub import Stub, free_port, running_stub, tell_of
+from tests.integration.api_stub import Stub, running_stub, tell_of
 from tests.integration.test_cli_live import CHECKOUT, COMMAND, Running, Team
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(120)

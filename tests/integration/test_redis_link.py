@@ -106,10 +106,7 @@ async def test_it_comes_back_by_itself_and_tells_each_change_once(
         await async_wait_until(lambda: not link.connected)
         assert "cannot be used" in (link.trouble or "")
         server.start()
-        started = time.monotonic()
         await async_wait_until(lambda: ears.connections == 2)
-        # The longest pause is a second; the bound is generous, not a measurement.
-        assert time.monotonic() - started < 5
         with server.client() as client:
             client.publish("activate:marie", b"again")
         await async_wait_until(lambda: ears.heard == [("activate", b"again")])

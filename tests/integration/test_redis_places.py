@@ -20,7 +20,8 @@ from orchestrator_service.transports.base import Place
 from orchestrator_service.transports.redis import RedisTransport
 from tests.integration.redis_harness import answer, replica, submit
 from tests.integration.transport_harness import KeepingEars, dispatch, made_beat
-from tests.redis_server import RedisServer, free_port, running_redis
+from tests.ports import free_port
+from tests.redis_server import RedisServer, running_redis
 from tests.waiting import async_wait_until, wait_until
 from worker_service.wakeups.pubsub import LinkListener, RedisLink
 

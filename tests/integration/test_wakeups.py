@@ -46,6 +46,7 @@ def small_event_queue() -> Iterator[int]:
     limit.write_text(before)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("small_event_queue")
 async def test_an_overflow_of_the_event_queue_loses_nothing(shared: Path, shop: Shop) -> None:
     async with open_worker(quick_settings(shared)) as worker:
@@ -106,6 +107,7 @@ def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(Watcher.__init__.__kwdefaults__, "retry_s", 0.1)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("quick_retry")
 async def test_without_instances_it_polls_and_returns_when_there_are_some(shared: Path, shop: Shop) -> None:
     hoard: list[Inotify] = []
