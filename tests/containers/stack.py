@@ -9,7 +9,8 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,20 @@ from tests.waiting import wait_until
 
 TEAM = ("marie", "anga", "fabien")
 
-_OUTSIDER = "outsider"
+_PROJECT = "com.docker.compose.project"
 
 _numbers = itertools.count(1)
+
+
+def dropping(worker: str, tasks: dict[str, dict[str, Any]]) -> str:
+    """Return a script of sh that drops tasks for a worker as files, each renamed into place."""
+    folder = f"/shared/triggers/{worker}"
+    script = ["set -e", f"mkdir -p {folder}"]
+    for task_id, task in tasks.items():
+        body = shlex.quote(json.dumps({"task_id": task_id, **task}))
+        script.append(f"printf %s {body} > {folder}/.{task_id}.tmp")
+        script.append(f"mv {folder}/.{task_id}.tmp {folder}/task-{task_id}.trigger")
+    return "\n".join(script)
 
 
 def free_port() -> int:
@@ -116,13 +128,17 @@ class Stack:
         if service not in self._checks:
             test = self.inspect(service)["Config"]["Healthcheck"]["Test"]
             self._checks[service] = ["/bin/sh", "-c", *test[1:]] if test[0] == "CMD-SHELL" else test[1:]
-        return self.exec(service, *self._checks[service], check=False, timeout=30).returncode == 0
+        healthy = self.exec(service, *self._checks[service], check=False, timeout=30).returncode == 0
+        if not healthy:
+            # There may be a new container by now.
+            self._containers.pop(service, None)
+        return healthy
 
     def container(self, service: str) -> str:
         """Return the id of the service's container, running or not."""
         if service in self._containers:
             return self._containers[service]
-        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": service}
+        labels = {_PROJECT: self.project, "com.docker.compose.service": service}
         filters = [part for label, value in labels.items() for part in ("--filter", f"label={label}={value}")]
         found = self.engine("ps", "-aq", *filters).stdout.split()
         assert found, f"there is no container of {service}"
@@ -232,30 +248,29 @@ class Stack:
 
     def drop_all(self, worker: str, tasks: dict[str, dict[str, Any]], *, through: str = "orchestrator") -> None:
         """Drop tasks as files, each renamed into place, from within the container of `through`."""
-        folder = f"/shared/triggers/{worker}"
-        script = [f"mkdir -p {folder}"]
-        for task_id, task in tasks.items():
-            body = shlex.quote(json.dumps({"task_id": task_id, **task}))
-            script.append(f"printf %s {body} > {folder}/.{task_id}.tmp")
-            script.append(f"mv {folder}/.{task_id}.tmp {folder}/task-{task_id}.trigger")
-        self.shell(through, "\n".join(["set -e", *script]))
+        self.shell(through, dropping(worker, tasks))
 
-    def drop_from_outside(self, worker: str, task_id: str, description: str) -> None:
-        """Drop a task as a file while any service may be away: a container of its own writes it into the volume."""
-        self._outsider()
-        self.drop_all(worker, {task_id: {"description": description}}, through=_OUTSIDER)
+    @contextmanager
+    def outsider(self) -> Iterator[Callable[[dict[str, dict[str, Any]], str], None]]:
+        """Yield a function that drops tasks as files while any service may be away: `drop(tasks, worker)`.
 
-    def _outsider(self) -> None:
-        if _OUTSIDER in self._containers:
-            return
+        A container of its own writes them into the volume, as any other program would.
+        """
         volume = next(mount["Name"] for mount in self.inspect("fabien")["Mounts"] if mount["Destination"] == "/shared")
-        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": _OUTSIDER}
-        options = [part for label, value in labels.items() for part in ("--label", f"{label}={value}")]
+        options = ["--init", "--no-healthcheck", "--network", "none", "--label", f"{_PROJECT}={self.project}"]
         image = self.surroundings["ORCHESTRATOR_IMAGE"]
-        self.engine(
-            *("run", "-d", "--init", "--no-healthcheck", "--network", "none", "-v", f"{volume}:/shared", *options),
-            *("--entrypoint", "sleep", image, "infinity"),
+        begun = self.engine(
+            *("run", "-d", *options, "-v", f"{volume}:/shared", "--entrypoint", "sleep", image, "infinity")
         )
+        container = begun.stdout.split()[-1]
+        try:
+
+            def drop(tasks: dict[str, dict[str, Any]], worker: str) -> None:
+                self.engine("exec", container, "/bin/sh", "-c", dropping(worker, tasks))
+
+            yield drop
+        finally:
+            self.engine("rm", "-f", container, check=False)
 
     def result(self, worker: str, task_id: str, timeout: float = 40) -> dict[str, Any]:
         """Wait for a result's file and return it."""
@@ -291,7 +306,7 @@ class Stack:
 
     def remove_left_overs(self) -> None:
         """Remove by its label what a compose program has left, such as a stopped service of another profile."""
-        label = f"label=com.docker.compose.project={self.project}"
+        label = f"label={_PROJECT}={self.project}"
         for listing, removal in (
             (["ps", "-aq"], ["rm", "-f", "-v"]),
             (["volume", "ls", "-q"], ["volume", "rm", "-f"]),

@@ -240,12 +240,24 @@ def test_a_stop_in_the_middle_of_a_task_ends_in_time_and_releases_it(
     assert (result["status"], result["output"]) == ("completed", "went on after the stop")
 
 
+def restart(stack: Stack, *, made_anew: bool) -> None:
+    """Restart one service after the other; with `made_anew` the workers get new containers."""
+    if not made_anew:
+        script = "deploy/compose/rolling-restart.sh"
+        stack.say_command(script)
+        run([str(REPOSITORY / script)], stack.environ, timeout=170)
+        return
+    for worker in TEAM:
+        stack.compose("up", "-d", "--no-deps", "--force-recreate", worker, shown=True)
+        stack.wait_healthy(worker)
+
+
 def test_a_rolling_restart_under_load_loses_and_doubles_nothing(stack: Stack, mode: Mode) -> None:
     expected: dict[str, str] = {}
     done = threading.Event()
     troubles: list[BaseException] = []
 
-    def load() -> None:
+    def load(drop: Callable[[dict[str, dict[str, str]], str], None]) -> None:
         number = 0
         try:
             while not done.is_set():
@@ -253,30 +265,22 @@ def test_a_rolling_restart_under_load_loses_and_doubles_nothing(stack: Stack, mo
                 for worker in ("anga", "fabien"):
                     text = f"api {number} {worker}"
                     expected[stack.submit_stubbornly(worker=worker, description=text)] = text
-                # By a container that is not restarted at the moment, as by any other program that writes files.
-                files = {f"file-{number}-{worker}": worker for worker in ("anga", "fabien")}
-                for task, worker in files.items():
-                    stack.drop_from_outside(worker, task, f"text of {task}")
+                    task = f"file-{number}-{worker}"
+                    drop({task: {"description": f"text of {task}"}}, worker)
                     expected[task] = f"text of {task}"
         except BaseException as error:
             troubles.append(error)
 
-    sending = threading.Thread(target=load)
-    sending.start()
-    began = time.monotonic()
-    try:
-        if mode.made_anew:
-            for worker in TEAM:
-                stack.compose("up", "-d", "--no-deps", "--force-recreate", worker, shown=True)
-                stack.wait_healthy(worker)
-        else:
-            script = "deploy/compose/rolling-restart.sh"
-            stack.say_command(script)
-            run([str(REPOSITORY / script)], stack.environ, timeout=170)
-    finally:
-        seconds = time.monotonic() - began
-        done.set()
-        sending.join()
+    with stack.outsider() as drop:
+        sending = threading.Thread(target=load, args=(drop,))
+        sending.start()
+        began = time.monotonic()
+        try:
+            restart(stack, made_anew=mode.made_anew)
+        finally:
+            seconds = time.monotonic() - began
+            done.set()
+            sending.join()
     assert not troubles, troubles[0]
     wait_until(lambda: expected.keys() <= stack.completed(), 90, "the end of all tasks")
     listing = "cd /shared/results && for f in anga/*.json fabien/*.json; do cat $f; echo; done"
@@ -344,9 +348,8 @@ def test_redis_is_reached_with_its_password_and_not_from_outside(stack: Stack, m
     asked = stack.exec("redis", "redis-cli", "ping").stdout
     assert ("NOAUTH" in asked) == mode.has_password, asked
     for worker in TEAM:
-        metrics = stack.shell(
-            worker, "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3"
-        )
+        ask = "exec 3<>/dev/tcp/127.0.0.1/8080; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+        metrics = stack.exec(worker, "bash", "-c", ask).stdout
         assert f'codehornets_redis_connected{{worker="{worker}"}} 1.0' in metrics
 
 
