@@ -1,4 +1,4 @@
-"""`python -m benchmarks.containers`: measure the composed team in every mode, with the echo agent, and print a table.
+"""`python -m benchmarks.containers`: measure the composed team in every mode, with the echo agent, and print tables.
 
 Needs built images and a container engine of this host (Linux). The team has a project name, ports and volumes of its
 own, which are removed at the end.
@@ -173,26 +173,29 @@ def measure(mode: str, engine: str, environ: dict[str, str], samples: int, tasks
     return Figures(ready_s, Percentiles.of(taken), p95_of(taken), rate, share, memory, others)
 
 
-def table(measured: dict[str, Figures], tasks: int) -> str:
-    """Return the figures as a markdown table."""
-    lines = [
-        f"| mode | trigger → result: p50 | p95 | p99 | {tasks} triggers at once "
-        "| idle CPU: a worker | orchestrator | Redis | memory: a worker | orchestrator | Redis | `up` → all ready |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+def tables(measured: dict[str, Figures], tasks: int) -> str:
+    """Return the figures as two markdown tables: at work, and idle."""
+    work = [
+        f"| mode | trigger → result: p50 | p95 | p99 | {tasks} triggers at once | `up` → all ready |",
+        "|---|---|---|---|---|---|",
+    ]
+    idle = [
+        "| idle | CPU: a worker | orchestrator | Redis | memory: a worker | orchestrator | Redis |",
+        "|---|---|---|---|---|---|---|",
     ]
     for mode, of in measured.items():
-        cells = [mode, *(f"{value:.1f} ms" for value in (of.latency.p50_ms, of.p95_ms, of.latency.p99_ms))]
-        cells.append(f"{of.rate:,.0f}/s")
+        waits = [f"{value:.1f} ms" for value in (of.latency.p50_ms, of.p95_ms, of.latency.p99_ms)]
+        work.append(f"| {' | '.join([mode, *waits, f'{of.rate:,.0f}/s', f'{of.ready_s:.1f} s'])} |")
+        cells = [mode]
         for figures, form in ((of.idle_cpu, "{:.2f} %"), (of.memory_mb, "{:.0f} MB")):
             cells.append(form.format(statistics.mean(figures[name] for name in WORKERS)))
             cells += [form.format(figures[name]) if name in figures else "" for name in ("orchestrator", "redis")]
-        cells.append(f"{of.ready_s:.1f} s")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        idle.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*work, "", *idle])
 
 
 def main() -> None:
-    """Measure the modes that are asked for; the table goes to stdout, progress to stderr."""
+    """Measure the modes that are asked for; the tables go to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.containers", description=__doc__)
     parser.add_argument("--samples", type=int, default=100, help="triggers, one at a time (100)")
     parser.add_argument("--tasks", type=int, default=200, help="triggers at once (200)")
@@ -229,7 +232,7 @@ def main() -> None:
         sys.exit(f"benchmarks.containers: {error}")
     others = statistics.mean(figures.others for figures in measured.values())
     print(f"{machine()}; {engine} {version}; other programs used {others:.0f} % of the processors\n")
-    print(table(measured, options.tasks))
+    print(tables(measured, options.tasks))
 
 
 if __name__ == "__main__":

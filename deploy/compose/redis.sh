@@ -2,6 +2,11 @@
 # Redis with the password of the team, where there is one. In a file of its own on memory, never on a command line.
 set -eu
 secret=/run/secrets/redis_password
+# An unreadable password must not become none.
+if [ -e "$secret" ] && [ ! -r "$secret" ]; then
+  echo "redis: $secret cannot be read by user $(id -u); let it be read (chmod 644), in a folder that only you may enter." >&2
+  exit 2
+fi
 case "$1" in
   serve)
     umask 077

@@ -6,7 +6,6 @@ Each page has a clone and a team of its own. A section begins without what the o
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -90,22 +89,30 @@ class Reader:
             start_new_session=True,
         )
         try:
-            profiles = re.findall(r"--profile (\S+)", block.text)
-            for service in ["marie", "anga", "fabien", "orchestrator", *(["redis"] if "hybrid" in profiles else [])]:
-                wait_until(lambda service=service: self.stack.is_healthy(service), 120, f"health of {service}")  # type: ignore[misc]
+            services = ["marie", "anga", "fabien", "orchestrator"]
+            services += ["redis"] if "--profile hybrid" in block.text else []
+            for service in services:
+                wait_until(lambda service=service: self._is_healthy(service), 120, f"health of {service}")  # type: ignore[misc]
             os.killpg(process.pid, signal.SIGINT)
             process.communicate(timeout=120)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
-        wait_until(lambda: not self._is_up("marie"), 90, "the team has stopped")
+        wait_until(lambda: not self._running("marie"), 90, "the team has stopped")
 
-    def _is_up(self, service: str) -> bool:
-        try:
-            return bool(self.stack.inspect(service)["State"]["Running"])
-        except AssertionError:
-            return False
+    def _running(self, service: str) -> str:
+        """Return the id of the service's running container; "" where there is none. A page makes them anew."""
+        labels = {"com.docker.compose.project": self.stack.project, "com.docker.compose.service": service}
+        filters = [part for label, value in labels.items() for part in ("--filter", f"label={label}={value}")]
+        return self.stack.engine("ps", "-q", *filters).stdout.strip()
+
+    def _is_healthy(self, service: str) -> bool:
+        check = (
+            ["/bin/sh", "/etc/codehornets/redis.sh", "check"] if service == "redis" else ["/usr/local/bin/healthcheck"]
+        )
+        container = self._running(service)
+        return bool(container) and self.stack.engine("exec", container, *check, check=False).returncode == 0
 
 
 def _clone(folder: Path) -> Path:

@@ -26,6 +26,7 @@ GUIDE = REPOSITORY / "docs" / "deployment.md"
 HEADING = "## When a container exits at once"
 CONFINED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--tmpfs", "/tmp:mode=1777")
 PLACES = {"shared": "/shared", "work": "/workspace", "home": "/home/codehornets", "state": "/var/lib/codehornets"}
+REDIS = os.environ.get("REDIS_IMAGE") or "docker.io/library/redis:7-bookworm"
 KEY = ("-e", "ANTHROPIC_API_KEY=sk-dummy-for-tests")
 
 
@@ -198,7 +199,7 @@ def refused(engine: Engine, options: list[str], image: str, *arguments: str) -> 
     """Run a container that must end by itself; returns the last line that it said."""
     ran = engine("run", "--rm", *CONFINED, *options, image, *arguments, check=False)
     assert ran.returncode == 2, (ran.returncode, ran.stderr)
-    lines = re.findall(r"^(?:container|worker_service|orchestrator_service): .*$", ran.stderr, re.M)
+    lines = re.findall(r"^(?:container|worker_service|orchestrator_service|redis): .*$", ran.stderr, re.M)
     assert lines, ran.stderr
     return str(lines[-1])
 
@@ -245,8 +246,18 @@ def test_a_ledger_in_use_is_in_the_guide(house: House, engine: Engine, images: I
         in_the_guide("ledger in use", refused(engine, options, images.orchestrator, "orchestrator"))
 
 
+def test_a_password_that_redis_may_not_read_is_in_the_guide(house: House, engine: Engine) -> None:
+    password = house.folder / "password"
+    password.write_text("secret")
+    password.chmod(0)
+    script = REPOSITORY / "deploy" / "compose" / "redis.sh"
+    mounts = ["-v", f"{password}:/run/secrets/redis_password:ro", "-v", f"{script}:/redis.sh:ro"]
+    options = ["--network", "none", "--user", "999:999", *mounts, "--entrypoint", "/bin/sh"]
+    in_the_guide("redis password", refused(engine, options, REDIS, "/redis.sh", "serve"))
+
+
 def test_every_sentence_of_the_guide_was_said() -> None:
-    if len(_said) < len(CASES) + 3:
+    if len(_said) < len(CASES) + 4:
         pytest.skip("needs the sentences of the other tests of this file")
     unsaid = [text for text in sentences() if not any(prints(text, line) for line in _said.values())]
     assert unsaid == []

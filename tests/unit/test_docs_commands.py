@@ -16,7 +16,7 @@ RUN_WITHOUT_CONTAINERS = re.compile(r"example")
 
 
 def _shell_blocks(page: Path) -> list[Block]:
-    return [block for block in blocks_of(page) if block.language in ("bash", "sh", "shell")]
+    return [block for block in blocks_of(page) if block.language in ("bash", "sh", "shell", "console")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
