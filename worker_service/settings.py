@@ -33,6 +33,7 @@ from service_kit.environment import (
     worker_name,
 )
 from service_kit.modes import DEFAULT_SLOTS, Mode, WakeUps, read_wake_ups
+from service_kit.places import USUAL_SHARED_DIR, has_shared_directory, layout_of
 
 _WORKER_NAMES = "1 to 63 letters, digits, dots, dashes or underscores, the first a letter or digit"
 
@@ -154,14 +155,14 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
     if name is None:
         raise SettingsError("WORKER_NAME is not set; name the worker: `python -m worker_service NAME`.")
     redis = read.value("REDIS_URL", redis_url, "a redis://, rediss:// or unix:// URL", None)
-    serves_files = redis is None or _has_shared_directory(environ)
+    serves_files = redis is None or has_shared_directory(environ)
     wake_ups = read_wake_ups(read, has_redis=redis is not None, has_files=serves_files)
     agent = read.value("AGENT", AgentKind, "claude, command or echo", AgentKind.CLAUDE)
     command = read.value("AGENT_COMMAND", shell_words, "a command line as a shell would take it", ())
     if agent is AgentKind.COMMAND and not command:
         raise SettingsError("AGENT is 'command' and AGENT_COMMAND is not set; name the program to run.")
     slots = read.value("MAX_CONCURRENT", whole(1, 1000), "a whole number from 1 to 1000", DEFAULT_SLOTS[wake_ups.mode])
-    layout = _layout(read, name, serves_files=serves_files)
+    layout = _layout(environ, read, name, serves_files=serves_files)
     rules = layout.hooks_config / f"{name}-hooks.json"
     claude = _claude_settings(read, slots)
     return WorkerSettings(
@@ -221,38 +222,10 @@ def _claude_settings(read: Environment, slots: int) -> ClaudeSettings:
     )
 
 
-_PLACES = ("SHARED_DIR", "TRIGGER_DIR", "TASK_DIR", "RESULT_DIR")
-_USUAL_SHARED_DIR = Path("/shared")
-
-
-def _has_shared_directory(environ: Mapping[str, str]) -> bool:
-    return any(environ.get(place) for place in _PLACES) or _USUAL_SHARED_DIR.is_dir()
-
-
-def _layout(read: Environment, name: str, *, serves_files: bool) -> WorkerLayout:
+def _layout(environ: Mapping[str, str], read: Environment, name: str, *, serves_files: bool) -> WorkerLayout:
     # On Redis alone there are still a log, gates and whatever else is this machine's own.
-    usual_shared = (
-        _USUAL_SHARED_DIR if serves_files else Path(tempfile.gettempdir(), f"codehornets-{os.geteuid()}", name)
-    )
-    shared = read.value("SHARED_DIR", Path, "a directory", usual_shared).absolute()
-    usual = WorkerLayout.under(shared, name)
-
-    def place(variable: str, default: Path) -> Path:
-        return read.value(variable, Path, "a directory", default).absolute()
-
-    return WorkerLayout(
-        triggers=place("TRIGGER_DIR", usual.triggers),
-        tasks=place("TASK_DIR", usual.tasks),
-        results=place("RESULT_DIR", usual.results),
-        heartbeats=place("HEARTBEAT_DIR", usual.heartbeats),
-        logs=place("LOG_DIR", usual.logs),
-        pipes=place("PIPE_DIR", usual.pipes),
-        shared=shared,
-        events=usual.events,
-        gates=usual.gates,
-        orchestrator_triggers=usual.orchestrator_triggers,
-        hooks_config=usual.hooks_config,
-    )
+    usual = USUAL_SHARED_DIR if serves_files else Path(tempfile.gettempdir(), f"codehornets-{os.geteuid()}", name)
+    return layout_of(environ, read.value("SHARED_DIR", Path, "a directory", usual).absolute(), name)
 
 
 def _new_instance() -> str:

@@ -34,6 +34,9 @@ restart-hybrid:  ## stop it, start it in the mode hybrid
 rolling-restart:  ## restart one service after the other, each when the last one is ready
 	@$(COMPOSE_DIR)/rolling-restart.sh $(SERVICES)
 
+rolling-update:  ## … each from the image and the settings that are there now
+	@$(COMPOSE_DIR)/rolling-restart.sh --update $(SERVICES)
+
 logs-watcher-marie:  ## follow what this worker logs
 logs-watcher-anga:  ## … this one
 logs-watcher-fabien:  ## … this one
@@ -70,5 +73,5 @@ test-containers: $(VENV)/.test  ## build the images, run the composed team in ev
 	@$(BIN)/python -m pytest tests/containers $(PYTEST_ARGS)
 
 .PHONY: start start-activated start-hooks start-hybrid stop stop-hooks stop-hybrid restart-hooks restart-hybrid
-.PHONY: rolling-restart build
+.PHONY: rolling-restart rolling-update build
 .PHONY: test-hooks hooks-status check-triggers clean-triggers check-pipes backup restore test-containers

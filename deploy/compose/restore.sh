@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # restore.sh FILE [OPTION…]: put a backup of backup.sh into the volumes of the composed team, which must be stopped and
-# empty (`compose.sh down -v` empties them). Asks first; YES=1 does not. Options are those of `codehornets restore`.
+# empty (`compose.sh down -v` empties them), and what lies beside it as FILE.redis into Redis. Asks first; YES=1 does not.
+# Options are those of `codehornets restore`.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
@@ -28,3 +29,8 @@ restored='for place in /saved/*; do
 done
 exec setpriv --reuid 1000 --regid 1000 --clear-groups codehornets restore - --also-below /saved "$@"'
 "${here}/compose.sh" --profile maintenance run --rm -T maintenance "${restored}" restore "$@" < "${file}"
+
+if [ -f "${file}.redis" ]; then
+  "${here}/compose.sh" --profile redis run --rm -T --no-deps redis load < "${file}.redis" > /dev/null
+  echo "restored what Redis held from ${file}.redis"
+fi

@@ -9,12 +9,13 @@ from pathlib import Path
 from agent_bus.layout import ORCHESTRATOR, WorkerLayout
 from orchestrator_service.container.api_token import find_token, given_tokens, need_token
 from orchestrator_service.container.default_redis import wants_redis, with_default_redis
-from orchestrator_service.container.places import USUAL_SHARED_DIR, need_directory
+from orchestrator_service.container.places import need_directory
 from orchestrator_service.container.secret_files import without_empty_files
 from orchestrator_service.container.start_line import Start, orchestrator_line
 from orchestrator_service.container.team_file import find_team
 from orchestrator_service.orchestrator_environment import orchestrator_command, orchestrator_environment
 from service_kit.environment import with_secrets_from_files
+from service_kit.places import USUAL_SHARED_DIR
 
 
 def start_orchestrator(environ: Mapping[str, str]) -> Start:

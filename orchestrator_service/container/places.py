@@ -6,28 +6,13 @@ import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from agent_bus.layout import WorkerLayout
 from agent_bus.pipes import make_pipe
 from orchestrator_service.container.refusal import Refused
 from orchestrator_service.team import Team
-
-USUAL_SHARED_DIR: Final = Path("/shared")
-
-PLACE_VARIABLES: Final = {
-    "TRIGGER_DIR": "triggers",
-    "TASK_DIR": "tasks",
-    "RESULT_DIR": "results",
-    "HEARTBEAT_DIR": "heartbeats",
-    "LOG_DIR": "logs",
-    "PIPE_DIR": "pipes",
-}
-"""Which directory of the layout each of them moves elsewhere."""
-
-_SHARED_PLACES: Final = ("SHARED_DIR", "TRIGGER_DIR", "TASK_DIR", "RESULT_DIR")
+from service_kit.places import USUAL_SHARED_DIR, has_shared_directory
 
 
 def choose_shared(environ: Mapping[str, str], team: Team | None) -> Path | None:
@@ -37,15 +22,9 @@ def choose_shared(environ: Mapping[str, str], team: Team | None) -> Path | None:
     if team is not None and team.shared_dir is not None:
         return team.shared_dir
     has_redis = bool(environ.get("REDIS_URL") or environ.get("REDIS_URL_FILE"))
-    if has_redis and not any(environ.get(name) for name in _SHARED_PLACES) and not USUAL_SHARED_DIR.is_dir():
+    if has_redis and not has_shared_directory(environ):
         return None
     return USUAL_SHARED_DIR
-
-
-def layout_of(environ: Mapping[str, str], shared: Path, name: str) -> WorkerLayout:
-    """Return the worker's layout, with the directories that the environment puts elsewhere."""
-    moved = {part: Path(environ[name]).absolute() for name, part in PLACE_VARIABLES.items() if environ.get(name)}
-    return replace(WorkerLayout.under(shared, name), **moved)
 
 
 def make_places(layout: WorkerLayout, name: str, *, pipes: bool) -> None:

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator_service.container.default_redis import wants_redis, with_default_redis
-from orchestrator_service.container.places import (
-    PLACE_VARIABLES,
-    USUAL_SHARED_DIR,
-    choose_shared,
-    layout_of,
-    make_places,
-    need_directory,
-)
+from orchestrator_service.container.places import choose_shared, make_places, need_directory
 from orchestrator_service.container.refusal import Refused
 from orchestrator_service.container.secret_files import need_credential, without_empty_files
 from orchestrator_service.container.start_line import Start, worker_line
@@ -29,6 +22,7 @@ from orchestrator_service.worker_environment import (
 )
 from service_kit.environment import Environment, with_secrets_from_files, worker_name
 from service_kit.modes import WakeUps, read_wake_ups
+from service_kit.places import PLACE_VARIABLES, USUAL_SHARED_DIR, layout_of
 
 _WORKER_NAMES: Final = "1 to 63 letters, digits, dots, dashes or underscores, the first a letter or digit"
 

@@ -7,23 +7,16 @@ import re
 import socket
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Heartbeat
+from service_kit.places import PLACE_VARIABLES, layout_of
 
-_PLACES: Final = {
-    "TRIGGER_DIR": "triggers",
-    "TASK_DIR": "tasks",
-    "RESULT_DIR": "results",
-    "HEARTBEAT_DIR": "heartbeats",
-    "LOG_DIR": "logs",
-    "PIPE_DIR": "pipes",
-}
 _READ: Final = {
-    *_PLACES,
+    *PLACE_VARIABLES,
     "HOOKS_CONFIG",
     "POLL_INTERVAL",
     "RESCAN_INTERVAL",
@@ -90,7 +83,8 @@ def look_at(name: str, layout: WorkerLayout, beat: Heartbeat, *, program: str, s
     if not (here and sees_processes):
         return Subject(name=name, layout=layout, beat=beat, is_here=here)
     process = read_process(beat.pid, program)
-    return Subject(name=name, layout=_moved(layout, process.settings), beat=beat, is_here=True, process=process)
+    moved = layout_of(process.settings, layout.shared, name)
+    return Subject(name=name, layout=moved, beat=beat, is_here=True, process=process)
 
 
 def is_here(beat: Heartbeat) -> bool:
@@ -130,9 +124,3 @@ def _settings_of(folder: Path) -> dict[str, str]:
     known = {name: value for name, value in found.items() if name in _READ}
     places = {name: os.path.join(start, value) for name, value in known.items() if name.endswith(("_DIR", "_CONFIG"))}
     return known | places
-
-
-def _moved(layout: WorkerLayout, settings: Mapping[str, str]) -> WorkerLayout:
-    """Return the layout with the directories that the service was given another place for."""
-    moved = {attribute: Path(settings[name]) for name, attribute in _PLACES.items() if name in settings}
-    return replace(layout, **moved)

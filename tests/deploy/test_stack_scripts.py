@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPTS = REPOSITORY / "deploy" / "compose"
 
 ENGINE = r"""#!/bin/bash
 # Plays docker: says what lies in its folder, and runs what is to be run in a container here, in that folder.
@@ -50,6 +49,11 @@ class Play:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        # A checkout without an environment of its own: its programs would be found before those that play here.
+        self.checkout = folder / "checkout"
+        shutil.copytree(REPOSITORY / "deploy", self.checkout / "deploy")
+        (self.checkout / "agent_bus").mkdir()
+        shutil.copy(REPOSITORY / "agent_bus" / "__init__.py", self.checkout / "agent_bus")
         self.bin = folder / "bin"
         self.bin.mkdir()
         for name in (
@@ -93,7 +97,7 @@ class Play:
     def run(self, script: str, *arguments: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         given = {"PATH": str(self.bin), "PLAY": str(self.folder), "CONTAINER_ENGINE": "docker", "HOME": "/"}
         return subprocess.run(
-            ["bash", str(SCRIPTS / script), *arguments],
+            ["bash", str(self.checkout / "deploy" / "compose" / script), *arguments],
             env=given | {"SHARED_DIR": str(self.shared), **environ},
             cwd=self.folder,
             input=stdin,
@@ -162,8 +166,6 @@ def test_without_containers_the_team_of_this_machine_is_checked(play: Play, engi
     (play.shared / "heartbeats").mkdir()
     (play.shared / "heartbeats" / "marie-watcher.json").touch()
     play.program("codehornets", '#!/bin/bash\necho "✗ FAIL: marie: $*"\necho "Failed: 1"\nexit 1\n')
-    if (REPOSITORY / ".venv" / "bin" / "codehornets").exists():
-        pytest.skip("this checkout has an environment of its own, which would be used")
     said = play.run("field-check.sh", "--task")
     assert (said.returncode, said.stdout.splitlines()) == (
         1,
@@ -225,6 +227,23 @@ def test_a_rolling_restart_goes_on_only_when_the_one_before_is_ready(play: Play)
     assert "No service of the team is called nobody" in play.run("rolling-restart.sh", "nobody").stderr
 
 
+def test_a_rolling_update_makes_each_container_anew_in_the_mode_it_had(play: Play) -> None:
+    play.team()
+    # The engine that plays here tells its containers and their variables in one breath.
+    with (play.folder / "rows").open("a") as rows:
+        rows.write("HOOKS_MODE=1\nACTIVATION_WRAPPER=0\nHOME=/elsewhere\n")
+    play.program(
+        "docker", (play.bin / "docker").read_text().replace("*) true", '*) echo "$HOOKS_MODE $HOME" >> "$PLAY/modes"')
+    )
+    said = play.run("rolling-restart.sh", "--update", HOOKS_MODE="0")
+    assert said.returncode == 0, said
+    made = [call.split()[-1] for call in play.calls("compose") if " up " in call]
+    assert made == ["anga", "marie", "orchestrator"]
+    assert all("-d --no-deps --force-recreate" in call for call in play.calls("compose") if " up " in call)
+    assert set((play.folder / "modes").read_text().splitlines()) == {"1 /"}
+    assert not play.calls("restart")
+
+
 @pytest.mark.parametrize(
     ("mode", "profile"), [("polling", ""), ("activated", "--profile activated "), ("hybrid", "--profile hybrid ")]
 )
@@ -265,7 +284,7 @@ def make(*arguments: str) -> str:
 def test_make_help_lists_every_target_of_both_files() -> None:
     said = make("-s", "help")
     listed = set(re.findall(r"^  make (\S+) +\S", said, re.MULTILINE))
-    text = (REPOSITORY / "Makefile").read_text() + (SCRIPTS / "containers.mk").read_text()
+    text = (REPOSITORY / "Makefile").read_text() + (REPOSITORY / "deploy" / "compose" / "containers.mk").read_text()
     phony = {name for line in re.findall(r"^\.PHONY: (.*)$", text, re.MULTILINE) for name in line.split()}
     assert listed >= phony
     wanted = {"start", "start-activated", "start-hooks", "start-hybrid", "stop", "stop-hooks", "stop-hybrid"}

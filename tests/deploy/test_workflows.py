@@ -14,7 +14,6 @@ import yaml
 from tests.deploy.tools import REPOSITORY, WORKFLOWS, run_tool, said
 
 _LINT = REPOSITORY / "deploy" / "checks" / "actionlint.cjs"
-_CONTAINERS = REPOSITORY / "deploy" / "compose" / "containers.mk"
 _PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 _BROKEN = """\
 on: push
@@ -109,7 +108,6 @@ def test_no_checkout_leaves_a_token_behind(path: Path) -> None:
                 assert step["with"]["persist-credentials"] is False, name
 
 
-@pytest.mark.skipif(not _CONTAINERS.exists(), reason="the Makefile has no targets for containers here")
 def test_every_target_of_make_in_a_step_is_there() -> None:
     steps = [step for path in WORKFLOWS for job in _read(path)["jobs"].values() for step in job["steps"]]
     targets = {name for step in steps for name in re.findall(r"\bmake ([a-z][a-z-]*)", step.get("run", ""))}

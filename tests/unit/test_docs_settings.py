@@ -12,6 +12,7 @@ import pytest
 from orchestrator_service.container.entry import ROLES
 from orchestrator_service.team import TeamError, read_team
 from service_kit.environment import SECRET_VARIABLES
+from service_kit.places import PLACE_VARIABLES
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "settings.md"
@@ -49,7 +50,7 @@ def _calls(page: Path) -> dict[str, ast.Call]:
             continue
         called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         name = node.args[0].value
-        if called in ("value", "seconds", "place") and isinstance(name, str):
+        if called in ("value", "seconds") and isinstance(name, str):
             calls[name] = node
     return calls
 
@@ -68,7 +69,8 @@ def _literal(node: ast.expr) -> Any:
 def test_every_variable_is_described_and_none_that_does_not_exist(page: Path) -> None:
     own = ORCHESTRATORS_SECRETS if page == ORCHESTRATORS_PAGE else set(SECRET_VARIABLES) - ORCHESTRATORS_SECRETS
     secrets = {f"{name}_FILE" for name in own}
-    assert set(_rows("Variable", page)) == set(_calls(page)) | secrets
+    places = set() if page == ORCHESTRATORS_PAGE else set(PLACE_VARIABLES)
+    assert set(_rows("Variable", page)) == set(_calls(page)) | secrets | places
 
 
 @each_page
