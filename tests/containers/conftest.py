@@ -103,8 +103,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     transcript.write(
         path,
         "A run of the container tests",
-        f"What `make test-containers` told on {datetime.now(UTC):%d %B %Y}, on a machine with {machine()}. Times are of a "
-        "machine that had other work as well.",
+        f"What `make test-containers` told on {datetime.now(UTC):%d %B %Y}, on a machine with {machine()}.",
     )
 
 

@@ -9,10 +9,12 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -21,7 +23,20 @@ from tests.waiting import wait_until
 
 TEAM = ("marie", "anga", "fabien")
 
+_PROJECT = "com.docker.compose.project"
+
 _numbers = itertools.count(1)
+
+
+def dropping(worker: str, tasks: dict[str, dict[str, Any]]) -> str:
+    """Return a script of sh that drops tasks for a worker as files, each renamed into place."""
+    folder = f"/shared/triggers/{worker}"
+    script = ["set -e", f"mkdir -p {folder}"]
+    for task_id, task in tasks.items():
+        body = shlex.quote(json.dumps({"task_id": task_id, **task}))
+        script.append(f"printf %s {body} > {folder}/.{task_id}.tmp")
+        script.append(f"mv {folder}/.{task_id}.tmp {folder}/task-{task_id}.trigger")
+    return "\n".join(script)
 
 
 def free_port() -> int:
@@ -43,6 +58,8 @@ class Stack:
     profiles: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     """Compose files beside the usual one."""
+    script: Path = COMPOSE
+    """The compose.sh of a checkout."""
     project: str = field(default_factory=lambda: f"chtest{os.getpid()}n{next(_numbers)}")
     seconds_to_healthy: float = 0.0
     _token: str = ""
@@ -73,7 +90,7 @@ class Stack:
         if shown:
             self.say_command("deploy/compose/compose.sh", *options, *arguments)
         self._containers.clear()
-        return run([str(COMPOSE), *options, *arguments], self.environ, check=check, timeout=timeout)
+        return run([str(self.script), *options, *arguments], self.environ, check=check, timeout=timeout)
 
     def say(self, line: str) -> None:
         """Tell one line in the transcript."""
@@ -111,13 +128,17 @@ class Stack:
         if service not in self._checks:
             test = self.inspect(service)["Config"]["Healthcheck"]["Test"]
             self._checks[service] = ["/bin/sh", "-c", *test[1:]] if test[0] == "CMD-SHELL" else test[1:]
-        return self.exec(service, *self._checks[service], check=False, timeout=30).returncode == 0
+        healthy = self.exec(service, *self._checks[service], check=False, timeout=30).returncode == 0
+        if not healthy:
+            # There may be a new container by now.
+            self._containers.pop(service, None)
+        return healthy
 
     def container(self, service: str) -> str:
         """Return the id of the service's container, running or not."""
         if service in self._containers:
             return self._containers[service]
-        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": service}
+        labels = {_PROJECT: self.project, "com.docker.compose.service": service}
         filters = [part for label, value in labels.items() for part in ("--filter", f"label={label}={value}")]
         found = self.engine("ps", "-aq", *filters).stdout.split()
         assert found, f"there is no container of {service}"
@@ -165,10 +186,12 @@ class Stack:
             self.engine.transcript.hide(self._token)
         return self._token
 
-    def call(self, method: str, path: str, *, token: str | None = None, **options: Any) -> httpx.Response:
+    def call(
+        self, method: str, path: str, *, token: str | None = None, headers: dict[str, str] | None = None, **options: Any
+    ) -> httpx.Response:
         """Send a request to the API by its published port; `token` "" sends none."""
         chosen = self.token if token is None else token
-        headers = {"Authorization": f"Bearer {chosen}"} if chosen else {}
+        headers = {**(headers or {}), **({"Authorization": f"Bearer {chosen}"} if chosen else {})}
         url = f"http://127.0.0.1:{self.port}/api/v1{path}"
         return httpx.request(method, url, headers=headers, timeout=70, trust_env=False, **options)
 
@@ -178,6 +201,33 @@ class Stack:
         assert answer.status_code == 201, answer.text
         told: dict[str, Any] = answer.json()
         return str(told["tasks"][0]["task_id"])
+
+    def submit_stubbornly(self, timeout: float = 60, **task: Any) -> str:
+        """Hand a task in as a client does whose server may be away: again, with the same key, until it is taken."""
+        key = {"Idempotency-Key": uuid4().hex}
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                answer = self.call("POST", "/tasks", json=task, headers=key)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code in (200, 201):
+                return str(answer.json()["tasks"][0]["task_id"])
+            assert answer is None or answer.status_code == 503, answer.text
+            assert time.monotonic() < deadline, f"the API took no task within {timeout:g} s"
+            time.sleep(0.1)
+
+    def completed(self) -> set[str]:
+        """Return all tasks that the ledger has as completed."""
+        found: set[str] = set()
+        cursor: str | None = None
+        while True:
+            query = {"state": "completed", "limit": "500", **({"cursor": cursor} if cursor else {})}
+            page = self.call("GET", "/tasks", params=query).json()
+            found |= {task["task_id"] for task in page["tasks"]}
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return found
 
     def answer(self, task_id: str, timeout: int = 60) -> str:
         """Wait for a task's end through the API and return its output."""
@@ -198,13 +248,29 @@ class Stack:
 
     def drop_all(self, worker: str, tasks: dict[str, dict[str, Any]], *, through: str = "orchestrator") -> None:
         """Drop tasks as files, each renamed into place, from within the container of `through`."""
-        folder = f"/shared/triggers/{worker}"
-        script = [f"mkdir -p {folder}"]
-        for task_id, task in tasks.items():
-            body = shlex.quote(json.dumps({"task_id": task_id, **task}))
-            script.append(f"printf %s {body} > {folder}/.{task_id}.tmp")
-            script.append(f"mv {folder}/.{task_id}.tmp {folder}/task-{task_id}.trigger")
-        self.shell(through, "\n".join(["set -e", *script]))
+        self.shell(through, dropping(worker, tasks))
+
+    @contextmanager
+    def outsider(self) -> Iterator[Callable[[dict[str, dict[str, Any]], str], None]]:
+        """Yield a function that drops tasks as files while any service may be away: `drop(tasks, worker)`.
+
+        A container of its own writes them into the volume, as any other program would.
+        """
+        volume = next(mount["Name"] for mount in self.inspect("fabien")["Mounts"] if mount["Destination"] == "/shared")
+        options = ["--init", "--no-healthcheck", "--network", "none", "--label", f"{_PROJECT}={self.project}"]
+        image = self.surroundings["ORCHESTRATOR_IMAGE"]
+        begun = self.engine(
+            *("run", "-d", *options, "-v", f"{volume}:/shared", "--entrypoint", "sleep", image, "infinity")
+        )
+        container = begun.stdout.split()[-1]
+        try:
+
+            def drop(tasks: dict[str, dict[str, Any]], worker: str) -> None:
+                self.engine("exec", container, "/bin/sh", "-c", dropping(worker, tasks))
+
+            yield drop
+        finally:
+            self.engine("rm", "-f", container, check=False)
 
     def result(self, worker: str, task_id: str, timeout: float = 40) -> dict[str, Any]:
         """Wait for a result's file and return it."""
@@ -240,7 +306,7 @@ class Stack:
 
     def remove_left_overs(self) -> None:
         """Remove by its label what a compose program has left, such as a stopped service of another profile."""
-        label = f"label=com.docker.compose.project={self.project}"
+        label = f"label={_PROJECT}={self.project}"
         for listing, removal in (
             (["ps", "-aq"], ["rm", "-f", "-v"]),
             (["volume", "ls", "-q"], ["volume", "rm", "-f"]),
