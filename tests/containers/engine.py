@@ -19,6 +19,7 @@ from tests.system_packages import find_program
 
 DEPLOY = REPOSITORY / "deploy"
 COMPOSE = DEPLOY / "compose" / "compose.sh"
+_PODMAN_COMPOSE = REPOSITORY / ".venv-containers" / "bin" / "podman-compose"
 BASE = os.environ.get("BASE_IMAGE") or "docker.io/library/debian:bookworm-slim"
 
 # What podman needs to run a team, and Debian's package of it.
@@ -163,6 +164,9 @@ def _use_local_settings(engine: Engine) -> None:
     if engine.program == "podman" and settings.is_file():
         engine.environ.setdefault("CONTAINERS_CONF", str(settings))
     engine.environ["CONTAINER_ENGINE"] = engine.program
+    # Other checkouts, as a reader's clone, have no environment of their own.
+    if _PODMAN_COMPOSE.is_file():
+        engine.environ.setdefault("PODMAN_COMPOSE", str(_PODMAN_COMPOSE))
 
 
 def _cannot_run(engine: Engine) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.containers.conftest import remove
 from tests.containers.engine import DEPLOY
 from tests.containers.stack import Stack
-from tests.integration.harness import REPOSITORY
 
 
 def with_lea(compose: str) -> str:
@@ -39,9 +38,7 @@ def test_a_fourth_worker_is_a_few_lines(new_stack: Callable[..., Stack], team_di
     for place in (*tmp_path.parents, tmp_path):
         if place.stat().st_uid == os.geteuid() and "pytest" in place.name:
             place.chmod(0o755)
-    settings = REPOSITORY / ".venv-containers" / "bin" / "podman-compose"
-    own = {"PODMAN_COMPOSE": str(settings)} if settings.exists() and "PODMAN_COMPOSE" not in os.environ else {}
-    stack = new_stack(TEAM_DIR=str(team), **own)
+    stack = new_stack(TEAM_DIR=str(team))
     stack.script = folder / "compose.sh"
     try:
         assert "lea" in stack.services()
