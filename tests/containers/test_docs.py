@@ -99,6 +99,8 @@ class Reader:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
+        # podman may take what Ctrl-C ended for a service that fell over, and start it again; the page says so.
+        subprocess.run(["make", "stop"], cwd=self.clone, env=self.environ, check=True, capture_output=True, timeout=120)
         wait_until(lambda: not self._running("marie"), 90, "the team has stopped")
 
     def _running(self, service: str) -> str:
