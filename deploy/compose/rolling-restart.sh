@@ -13,7 +13,7 @@ if [ "${1:-}" = --update ]; then update=yes; shift; fi
 keep_mode() {
   local name value
   while IFS='=' read -r name value; do
-    case "${name}" in WORKER_MODE | ACTIVATION_WRAPPER | HOOKS_MODE | ACTIVATION_MODE) export "${name}=${value}" ;; esac
+    case "${name}" in WORKER_MODE | ACTIVATION_WRAPPER | HOOKS_MODE | ACTIVATION_MODE | GOALS) export "${name}=${value}" ;; esac
   done < <("${engine:?}" inspect --type container --format '{{range .Config.Env}}{{println .}}{{end}}' "$1")
 }
 

@@ -231,7 +231,7 @@ def test_a_rolling_update_makes_each_container_anew_in_the_mode_it_had(play: Pla
     play.team()
     # The engine that plays here tells its containers and their variables in one breath.
     with (play.folder / "rows").open("a") as rows:
-        rows.write("HOOKS_MODE=1\nACTIVATION_WRAPPER=0\nHOME=/elsewhere\n")
+        rows.write("HOOKS_MODE=1\nACTIVATION_WRAPPER=0\nGOALS=1\nHOME=/elsewhere\n")
     play.program(
         "docker", (play.bin / "docker").read_text().replace("*) true", '*) echo "$HOOKS_MODE $HOME" >> "$PLAY/modes"')
     )
@@ -239,6 +239,7 @@ def test_a_rolling_update_makes_each_container_anew_in_the_mode_it_had(play: Pla
     assert said.returncode == 0, said
     made = [call.split()[-1] for call in play.calls("compose") if " up " in call]
     assert made == ["anga", "marie", "orchestrator"]
+    assert all("-f goals.yaml" in call for call in play.calls("compose") if " up " in call)
     assert all("-d --no-deps --force-recreate" in call for call in play.calls("compose") if " up " in call)
     assert set((play.folder / "modes").read_text().splitlines()) == {"1 /"}
     assert not play.calls("restart")
