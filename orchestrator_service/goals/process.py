@@ -84,18 +84,20 @@ class GoalProcess(Transport):
         # -I and -S: neither the agent's environment nor a site directory decides what code the tether runs.
         tether = [sys.executable, "-I", "-S", str(_TETHER), str(os.getpid())]
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *tether,
-                *self._command,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
-                cwd=self._directory,
-                env={**self._environment, "PWD": str(self._directory)},
-                limit=_LONGEST_LINE_BYTES,
-                start_new_session=True,
-                pass_fds=(lock,),
-            )
+            # Shielded: asyncio forgets a process whose start is cancelled, with its pipes open and its end unread.
+            with anyio.CancelScope(shield=True):
+                self._process = await asyncio.create_subprocess_exec(
+                    *tether,
+                    *self._command,
+                    stdin=PIPE,
+                    stdout=PIPE,
+                    stderr=PIPE,
+                    cwd=self._directory,
+                    env={**self._environment, "PWD": str(self._directory)},
+                    limit=_LONGEST_LINE_BYTES,
+                    start_new_session=True,
+                    pass_fds=(lock,),
+                )
         except OSError as error:
             raise CLIConnectionError(f"it cannot be started: {error.strerror or error}") from error
         self._hearing = asyncio.create_task(self._hear_errors(self._process), name="goal agent stderr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -149,6 +150,27 @@ async def test_nothing_is_left_when_aclose_is_cancelled() -> None:
         await process.aclose()
     assert process.exit_code is not None
     await async_wait_until(lambda: descendants_of(process.pid) == frozenset())
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_nothing_is_left_of_a_start_that_is_cancelled(turns: int) -> None:
+    children, files = descendants_of(os.getpid()), len(os.listdir("/proc/self/fd"))
+    begun = []
+    async with anyio.create_task_group() as group:
+
+        async def begin() -> None:
+            begun.append(await start_leashed(["sleep", "1000"], environment={}, directory=Path("/")))
+            await anyio.sleep_forever()
+
+        group.start_soon(begin)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        group.cancel_scope.cancel()
+    for process in begun:
+        await process.aclose()
+    # At once: a loop that ends here would never hear of the process again.
+    assert descendants_of(os.getpid()) == children
+    await async_wait_until(lambda: len(os.listdir("/proc/self/fd")) == files)
 
 
 def test_sigterm_asks_first(leash: Leash) -> None:

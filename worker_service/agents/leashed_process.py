@@ -122,9 +122,11 @@ async def start_leashed(command: list[str], *, environment: Mapping[str, str], d
     """
     # -I and -S: neither the agent's environment nor a site directory decides what code the leash runs.
     leash = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), "--", *command]
-    process = await anyio.open_process(
-        leash, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=directory, env=environment, start_new_session=True
-    )
+    # Shielded: asyncio forgets a process whose start is cancelled, with its pipes open and its end unread.
+    with anyio.CancelScope(shield=True):
+        process = await anyio.open_process(
+            leash, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=directory, env=environment, start_new_session=True
+        )
     return LeashedProcess(process)
 
 
