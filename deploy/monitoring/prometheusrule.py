@@ -34,7 +34,7 @@ def render() -> str:
         "kind": "PrometheusRule",
         "metadata": {
             "name": "codehornets",
-            "labels": {"app.kubernetes.io/name": "codehornets-ai", "app.kubernetes.io/part-of": "codehornets-ai"},
+            "labels": {"app.kubernetes.io/name": "codehornets-ai", "app.kubernetes.io/part-of": "codehornets"},
         },
         "spec": {"groups": groups},
     }
