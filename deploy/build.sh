@@ -18,13 +18,16 @@ for target in "${@:-worker}"; do
   esac
 done
 [ $# -gt 0 ] || set -- worker orchestrator
+# A builder in a container of its own keeps what it built to itself unless it is told.
+load=()
+[ "${engine:?}" != docker ] || load=(--load)
 for target in "$@"; do
   case "${target}" in
     worker) image=${WORKER_IMAGE:-codehornets-ai/worker:latest} ;;
     orchestrator) image=${ORCHESTRATOR_IMAGE:-codehornets-ai/orchestrator:latest} ;;
   esac
-  echo "Building ${image} with ${engine:?} …"
-  DOCKER_BUILDKIT=1 "${engine}" build --target "${target}" --tag "${image}" \
+  echo "Building ${image} with ${engine} …"
+  DOCKER_BUILDKIT=1 "${engine}" build "${load[@]}" --target "${target}" --tag "${image}" \
     --build-arg "BASE_IMAGE=${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}" \
     --build-arg "VERSION=${version}" --build-arg "REVISION=${revision}" \
     --secret "id=ca_bundle,src=${ca_bundle}" .

@@ -98,8 +98,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     transcript = session.config.stash[_TRANSCRIPT]
     minutes = (time.monotonic() - session.config.stash[_BEGAN]) / 60
-    failed, passed = session.testsfailed, session.testscollected - session.testsfailed
-    transcript.say(f"{passed} passed, {failed} failed in {minutes:.1f} minutes")
+    stats = session.config.pluginmanager.getplugin("terminalreporter").stats
+    counts = [f"{len(stats[kind])} {kind}" for kind in ("passed", "failed", "error", "skipped") if stats.get(kind)]
+    transcript.say(f"{', '.join(counts)} in {minutes:.1f} minutes")
     transcript.write(
         path,
         "A run of the container tests",

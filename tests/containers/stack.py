@@ -195,7 +195,7 @@ class Stack:
         chosen = self.token if token is None else token
         headers = {**(headers or {}), **({"Authorization": f"Bearer {chosen}"} if chosen else {})}
         url = f"http://127.0.0.1:{self.port}/api/v1{path}"
-        return httpx.request(method, url, headers=headers, timeout=70, trust_env=False, **options)
+        return httpx.request(method, url, headers=headers, trust_env=False, **{"timeout": 70, **options})
 
     def submit(self, **task: Any) -> str:
         """Hand a task in through the API; returns its id."""
@@ -210,7 +210,8 @@ class Stack:
         deadline = time.monotonic() + timeout
         while True:
             try:
-                answer = self.call("POST", "/tasks", json=task, headers=key)
+                # A connection to a container that has just gone is never answered, not even refused.
+                answer = self.call("POST", "/tasks", json=task, headers=key, timeout=5)
             except httpx.TransportError:
                 answer = None
             if answer is not None and answer.status_code in (200, 201):

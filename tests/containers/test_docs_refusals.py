@@ -1,6 +1,6 @@
 """Every sentence of the guide's table `When a container exits at once` is said by a container, and its exit code is 2.
 
-test_refusals.py looks from the other side: what containers say in its cases must be in that table.
+test_refusals.py looks at what a composed team says.
 """
 
 from __future__ import annotations
@@ -179,6 +179,16 @@ CASES = {
     "no claude": Case(as_it_is("-e", "AGENT=claude", *KEY), image="orchestrator"),
     "isolation": Case(as_it_is("-e", "AGENT=claude", "-e", "AGENT_ISOLATION=on", *KEY)),
     "token": Case(as_it_is("-e", "API_TOKEN=x"), ORCHESTRATOR, "orchestrator"),
+    "missing key": Case(as_it_is("-e", "AGENT=claude", "-e", "ANTHROPIC_API_KEY_FILE=/run/secrets/nothing")),
+    "missing token": Case(as_it_is("-e", "API_TOKEN_FILE=/run/secrets/nothing"), ORCHESTRATOR, "orchestrator"),
+    "missing password": Case(
+        as_it_is(
+            *("-e", "WORKER_MODE=hybrid", "-e", "DEFAULT_REDIS_URL=redis://redis:6379/0"),
+            *("-e", "REDIS_PASSWORD_FILE=/run/secrets/nothing"),
+        )
+    ),
+    "port": Case(as_it_is("-e", "HTTP_PORT=0x50"), ORCHESTRATOR, "orchestrator"),
+    "read-only ledger": Case(as_it_is("-e", "LEDGER_PATH=/usr/share/ledger.sqlite3"), ORCHESTRATOR, "orchestrator"),
 }
 
 _said: dict[str, str] = {}
@@ -199,6 +209,7 @@ def refused(engine: Engine, options: list[str], image: str, *arguments: str) -> 
     """Run a container that must end by itself; returns the last line that it said."""
     ran = engine("run", "--rm", *CONFINED, *options, image, *arguments, check=False)
     assert ran.returncode == 2, (ran.returncode, ran.stderr)
+    assert "Traceback" not in ran.stderr
     lines = re.findall(r"^(?:container|worker_service|orchestrator_service|redis): .*$", ran.stderr, re.M)
     assert lines, ran.stderr
     return str(lines[-1])

@@ -1,4 +1,7 @@
-"""What is wrong ends a container at once, with exit code 2 and one sentence that names it; the guide lists them all."""
+"""What is wrong with a composed team ends its container at once: exit code 2, and one sentence that the guide lists.
+
+test_docs_refusals.py provokes every sentence of the guide, in containers by themselves.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,12 @@ import pytest
 from tests.containers.conftest import EXAMPLE_TEAM, remove
 from tests.containers.engine import Engine, Images
 from tests.containers.stack import Stack
+from tests.containers.test_docs_refusals import sentences
 from tests.containers.test_images import CONFINED, PLACES, wait_healthy
 from tests.containers.transcript import Transcript
-from tests.integration.harness import REPOSITORY
-
-GUIDE = REPOSITORY / "docs" / "deployment.md"
-HEADING = "## When a container exits at once"
+from tests.docs_blocks import prints
 
 STARTS = re.compile(r"container: (worker \w+|orchestrator) starts ")
-
-_said: dict[str, str] = {}
-"""What containers said in this run, by the test's case."""
 
 
 def readable(path: Path) -> Path:
@@ -53,7 +51,7 @@ def one_sentence(case: str, told: str, transcript: Transcript) -> str:
     assert "Traceback" not in told
     assert lines[0].endswith("."), lines[0]
     transcript.say(f"{case}: {lines[0]}")
-    _said[case] = lines[0]
+    assert any(prints(text, lines[0]) for text in sentences()), "docs/deployment.md does not list it"
     return lines[0]
 
 
@@ -148,71 +146,6 @@ def test_a_published_port_that_is_taken_is_told_by_the_engine(stack: Stack) -> N
     assert ran.returncode != 0
 
 
-# (what is wrong, image, options of the engine, arguments of the container, what the sentence holds)
-ALONE = [
-    ("no role", "worker", [], ["dance"], "there is no role 'dance'; allowed are worker [NAME], orchestrator"),
-    ("no name", "worker", [], ["worker"], "WORKER_NAME is not set"),
-    ("unknown agent", "worker", ["-e", "AGENT=robot"], ["worker", "marie"], "AGENT is 'robot'; allowed is"),
-    ("bad number", "worker", ["-e", "POLL_INTERVAL=often"], ["worker", "marie"], "POLL_INTERVAL is 'often'"),
-    (
-        "secret file missing",
-        "worker",
-        ["-e", "AGENT=claude", "-e", "ANTHROPIC_API_KEY_FILE=/run/secrets/nothing"],
-        ["worker", "marie"],
-        "ANTHROPIC_API_KEY_FILE is '/run/secrets/nothing', which cannot be read (No such file or directory)",
-    ),
-    (
-        "redis password missing",
-        "worker",
-        [
-            *("-e", "WORKER_MODE=hybrid", "-e", "DEFAULT_REDIS_URL=redis://redis:6379/0"),
-            *("-e", "REDIS_PASSWORD_FILE=/run/secrets/nothing"),
-        ],
-        ["worker", "marie"],
-        "REDIS_PASSWORD_FILE is '/run/secrets/nothing', which cannot be read (No such file or directory)",
-    ),
-    (
-        "bad redis url",
-        "worker",
-        ["-e", "WORKER_MODE=hybrid", "-e", "REDIS_URL=http://redis"],
-        ["worker", "marie"],
-        "REDIS_URL is set and cannot be used",
-    ),
-    (
-        "token file missing",
-        "orchestrator",
-        ["-e", "API_TOKEN_FILE=/run/secrets/nothing"],
-        ["orchestrator"],
-        "API_TOKEN_FILE is '/run/secrets/nothing', which cannot be read (No such file or directory)",
-    ),
-    ("bad port", "orchestrator", ["-e", "HTTP_PORT=0x50"], ["orchestrator"], "HTTP_PORT is '0x50'; allowed is"),
-    (
-        "ledger is a directory",
-        "orchestrator",
-        ["-e", "LEDGER_PATH=/etc/codehornets/ledger.sqlite3"],
-        ["orchestrator"],
-        "/etc/codehornets is on a read-only file system; mount a volume there.",
-    ),
-]
-
-
-@pytest.mark.parametrize(("case", "role", "options", "arguments", "holds"), ALONE, ids=[case[0] for case in ALONE])
-def test_a_container_alone(
-    case: str,
-    role: str,
-    options: list[str],
-    arguments: list[str],
-    holds: str,
-    engine: Engine,
-    images: Images,
-    transcript: Transcript,
-) -> None:
-    image = images.worker if role == "worker" else images.orchestrator
-    ran = engine("run", "--rm", "--network", "none", *CONFINED, *PLACES, *options, image, *arguments, check=False)
-    assert ran.returncode == 2, (ran.returncode, ran.stdout + ran.stderr)
-    assert holds in one_sentence(case, ran.stderr, transcript)
-
-
 @pytest.mark.parametrize("role", ["worker", "orchestrator"])
 def test_a_port_that_another_one_of_its_network_has(
     role: str, engine: Engine, images: Images, transcript: Transcript
@@ -229,15 +162,3 @@ def test_a_port_that_another_one_of_its_network_has(
     assert second.returncode == 2, (second.returncode, second.stderr)
     line = one_sentence(f"used port ({role})", second.stderr, transcript)
     assert "8081" in line and "HTTP_PORT" in line
-
-
-def test_the_guide_lists_each_of_these_sentences(transcript: Transcript) -> None:
-    if len(_said) < len(ALONE):
-        pytest.skip("needs the sentences of the other tests of this file")
-    if not GUIDE.exists() or HEADING not in GUIDE.read_text():
-        pytest.skip("the guide has no such section")
-    section = GUIDE.read_text().partition(HEADING)[2].partition("\n## ")[0]
-    # A guide's sentence has … for what differs from one case to the next.
-    listed = [re.escape(text).replace("…", ".*") for text in re.findall(r"`([^`]{12,})`", section)]
-    unlisted = {case: line for case, line in _said.items() if not any(re.search(pattern, line) for pattern in listed)}
-    assert unlisted == {}, "docs/deployment.md does not list them"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.integration.harness import REPOSITORY
 
 FORGOTTEN = "…"
+
+_OF_THE_TESTS = re.compile(rf"{re.escape(tempfile.gettempdir())}/pytest-of-[^/\s]+/pytest-\d+")
 
 
 class Transcript:
@@ -31,6 +35,7 @@ class Transcript:
         for text in sorted(filter(None, self._hidden), key=len, reverse=True):
             if len(text) > 3:
                 line = line.replace(text, self._hidden[text])
+        line = _OF_THE_TESTS.sub(FORGOTTEN, line)
         self._lines.append(line)
         self._show(line)
 
