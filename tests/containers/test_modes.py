@@ -343,10 +343,12 @@ def test_prometheus_sees_every_service(stack: Stack, mode: Mode) -> None:
     wait_until(lambda: targets() == all_up, 60, "all targets of Prometheus")
     rules = httpx.get(url.replace("targets", "rules"), timeout=10, trust_env=False).json()["data"]["groups"]
     assert {group["name"] for group in rules} >= {"codehornets-workers", "codehornets-recording"}
-    alertmanagers = httpx.get(url.replace("targets", "alertmanagers"), timeout=10, trust_env=False).json()["data"]
-    assert [found["url"] for found in alertmanagers["activeAlertmanagers"]] == [
-        "http://alertmanager:9093/api/v2/alerts"
-    ]
+
+    def alertmanagers() -> list[str]:
+        told = httpx.get(url.replace("targets", "alertmanagers"), timeout=10, trust_env=False).json()["data"]
+        return [found["url"] for found in told["activeAlertmanagers"]]
+
+    wait_until(lambda: alertmanagers() == ["http://alertmanager:9093/api/v2/alerts"], 60, "its Alertmanager")
     stack.say(f"Prometheus: {', '.join(sorted(targets()))} up")
 
 
