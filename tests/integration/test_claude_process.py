@@ -341,9 +341,13 @@ async def test_the_process_of_a_session_is_kept_for_it(shop: Shop, settings_of: 
         assert len({(entry["pid"], entry["session"]) for entry in talk}) == 1
         assert talk[0]["pid"] not in {entry["pid"] for entry in others}
         # Its process is gone: the conversation goes on in another one.
-        await async_wait_until(lambda: warm(worker) == 2)
+        # How many rest beside it depends on how fast one is cleared: up to the number of slots are kept for a while.
+        await async_wait_until(
+            lambda: not worker.agent.processes()["starting"] and not worker.agent.processes()["busy"]
+        )
+        resting = warm(worker)
         os.kill(talk[0]["pid"], signal.SIGKILL)
-        await async_wait_until(lambda: warm(worker) == 1, what="the worker's notice of it")
+        await async_wait_until(lambda: warm(worker) == resting - 1, what="the worker's notice of it")
         shop.submit("s3", "word 3", session="talk")
         assert (await shop.async_result("s3")).session_id == talk[0]["session"]
         assert [entry["session"] for entry in fake.log("start") if entry["resumed"]] == [talk[0]["session"]]
