@@ -42,6 +42,7 @@ clean:  ## remove what was made here: environment, caches, build output (not ./s
 
 include deploy/checks/checks.mk
 include deploy/compose/containers.mk
+include deploy/monitoring/monitoring.mk
 
 # -- the virtual environment: a stamp for each set of dependencies, renewed when the lists change
 

@@ -20,6 +20,9 @@ PIPE_MODE: Final = 0o660
 LONGEST_STATUS_LINE: Final = select.PIPE_BUF
 """In bytes, with the line end. Up to this the kernel takes a line whole or not at all, whoever else writes."""
 
+DROP_REASONS: Final = ("no_reader", "slow_reader")
+"""Why a line of a status pipe is lost; the label of `codehornets_pipe_drops_total`."""
+
 _TEXT_LENGTHS: Final = (1000, 200, 40)
 _MOST_ITEMS: Final = 20
 
@@ -84,7 +87,7 @@ class StatusPipe:
         self._path = path
         self._descriptor: int | None = None
         self.drops: Counter[str] = Counter()
-        """How many lines were lost: `no_reader`, `slow_reader`."""
+        """How many lines were lost, by `DROP_REASONS`."""
 
     def tell(self, event: Event, line: bytes) -> None:
         """Write the event, or drop it."""

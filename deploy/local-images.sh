@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the images that others publish (Debian, Redis, Prometheus) from Debian's packages, under the same names, and
+# Make the images that others publish (Debian, Redis, Prometheus, Alertmanager) from Debian's packages, under the same names, and
 # settings with which podman runs here. Only for a machine that reaches no image registry: elsewhere the engine pulls
 # them by itself and this script is not needed. Needs root, podman, debootstrap and a Debian mirror.
 #
@@ -13,6 +13,7 @@ suite=bookworm
 debian=docker.io/library/debian:bookworm-slim
 redis=docker.io/library/redis:7-bookworm
 prometheus=docker.io/prom/prometheus:v2.53.4
+alertmanager=docker.io/prom/alertmanager:v0.28.1
 
 for program in podman debootstrap; do
   command -v "${program}" > /dev/null || { echo "${program} is missing; install it (apt install ${program})." >&2; exit 2; }
@@ -81,4 +82,10 @@ RUN mkdir -p /prometheus && chown 65534:65534 /prometheus
 USER 65534
 ENTRYPOINT ["/bin/prometheus"]
 REST
-podman images --format '{{.Repository}}:{{.Tag}}  {{.Size}}' | grep -e "${debian}" -e "${redis}" -e "${prometheus}"
+exists "${alertmanager}" || make_from_package "${alertmanager}" prometheus-alertmanager << 'REST'
+RUN ln -s /usr/bin/prometheus-alertmanager /bin/alertmanager && { ln -s /usr/bin/amtool /bin/ 2> /dev/null || true; }
+RUN mkdir -p /alertmanager && chown 65534:65534 /alertmanager
+USER 65534
+ENTRYPOINT ["/bin/alertmanager"]
+REST
+podman images --format '{{.Repository}}:{{.Tag}}  {{.Size}}' | grep -e "${debian}" -e "${redis}" -e "${prometheus}" -e "${alertmanager}"

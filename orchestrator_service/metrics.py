@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 from prometheus_client import (
@@ -14,7 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from orchestrator_service.records import Budget, Invariant, TaskState, WorkerRecord
+from orchestrator_service.records import FINAL_STATES, Budget, Invariant, TaskState, WorkerRecord
 
 _DISPATCH_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1800, 7200, 86_400)
 _RESULT_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300)
@@ -35,6 +36,9 @@ class OrchestratorMetrics:
         self.tasks = self._gauge("tasks", "Tasks in the ledger, by state.", "state")
         self.submissions = self._counter("submissions", "Tasks that were accepted, by how they came.", "origin")
         self.tasks_ended = self._counter("tasks_ended", "Tasks that ended, by how.", "status")
+        for state in FINAL_STATES:
+            # The increase of a series that appears with its first event is 0.
+            self.tasks_ended.labels(state.value)
         self.dispatch = self._histogram(
             "dispatch_seconds", "From the acceptance of a task until it lies with a worker.", _DISPATCH_BUCKETS
         )
@@ -53,6 +57,14 @@ class OrchestratorMetrics:
         self.sse_clients = self._gauge("sse_clients", "Clients that follow a stream of events.")
 
         self.workers = self._gauge("workers", "Workers, by state.", "state")
+        self.worker_heartbeat = self._gauge(
+            "worker_heartbeat_timestamp_seconds",
+            "When each worker last gave a sign of life, as it is heard here.",
+            "worker",
+        )
+        self.worker_budget = self._gauge(
+            "worker_budget_usd", "Today's budget of each worker in US dollars; no limit shows none.", "worker", "kind"
+        )
         self.budget = self._gauge(
             "budget_usd", "Today's budget of the team in US dollars; no limit shows none.", "kind"
         )
@@ -71,10 +83,21 @@ class OrchestratorMetrics:
             self.tasks.labels(state).set(counts.get(state, 0))
 
     def show_workers(self, workers: Iterable[WorkerRecord]) -> None:
-        """Take over how many workers there are in each state."""
+        """Take over the workers: how many there are in each state, when each was heard, what each may spend."""
+        workers = list(workers)
         states = [worker.state for worker in workers]
         for state in _WORKER_STATES:
             self.workers.labels(state).set(states.count(state))  # type: ignore[arg-type]
+        # Series of a worker that is no longer known would be told for ever.
+        self.worker_heartbeat.clear()
+        self.worker_budget.clear()
+        for worker in workers:
+            if worker.heartbeat_age_seconds is not None:
+                self.worker_heartbeat.labels(worker.name).set(time.time() - worker.heartbeat_age_seconds)
+            if worker.budget_usd is not None:
+                self.worker_budget.labels(worker.name, "limit").set(worker.budget_usd)
+            self.worker_budget.labels(worker.name, "spent").set(worker.spent_today_usd)
+            self.worker_budget.labels(worker.name, "reserved").set(worker.reserved_usd)
 
     def show_budget(self, budget: Budget) -> None:
         """Take over today's budget."""

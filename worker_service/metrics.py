@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -11,6 +13,11 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
+
+from agent_bus.errors import DeadLetterReason
+from agent_bus.messages import TaskStatus
+from agent_bus.pipes import DROP_REASONS
+from service_kit.findings import Finding
 
 _QUEUE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1800, 7200)
 _TASK_BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 2400, 3600, 7200)
@@ -38,12 +45,21 @@ class Metrics:
         self.wakeups = self._counter("wakeups", "How often each source rang the bell.", "source")
         self.heartbeat = self._gauge("heartbeat_timestamp_seconds", "When the last heartbeat was written.")
         self.probe_age = self._gauge("probe_age_seconds", "Since a probe last went through the watcher; -1 before one.")
+        self.ready = self._gauge("ready", "Whether a task would be taken now, as /readyz says: 1 or 0.")
+        self._parts = self._gauge("part_well", "Each part of what /readyz says: 1 where it is well, else 0.", "part")
+        self.parked = self._gauge(
+            "parked_seconds", "For how long a limit still holds all tasks back; 0 when none does."
+        )
+        self.cpus = self._gauge("cpus", "CPUs that the worker and its agents may use together.")
+        self.agent_cpu = self._counter(
+            "agent_cpu_seconds", "CPU time of the agents' processes and of all that they start."
+        )
         self.agent_processes = self._gauge("agent_processes", "Processes of agents, by state.", "state")
         self.agent_tokens = self._counter("agent_tokens", "Tokens that tasks used, by type.", "type")
         self.agent_cost = self._counter("agent_cost_usd", "What the agents reported as cost, in US dollars.")
         self.trigger_events = self._counter("trigger_events", "Triggers that were events, not tasks.")
         self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
-        self.parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
+        self.tasks_parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
         self.fallbacks = self._counter("fallbacks", "Changes of the wake-up source.", "from", "to")
         self.hook_events = self._counter("hook_events", "Events of Claude Code's hooks, by hook.", "event")
         self.hook_events_filled_in = self._counter(
@@ -63,11 +79,38 @@ class Metrics:
             "control_commands", "Commands carried out, by command and by where they came from.", "command", "source"
         )
         self.control_errors = self._counter("control_errors", "Lines that were no command, by source.", "source")
-        self.redis_connected = self._gauge("redis_connected", "Whether Redis answers: 1 or 0.")
+        self._redis_connected = Gauge(
+            "codehornets_redis_connected",
+            "Whether Redis answers: 1 or 0; a worker without a Redis tells neither.",
+            ("worker",),
+            registry=self.registry,
+        )
         self.redis_losses = self._counter("redis_losses", "How often Redis went away.")
         self.redis_drops = self._counter("redis_drops", "Messages to Redis channels that were dropped.")
         self.results_refused = self._counter("results_refused", "Results not stored since another one was there first.")
         self.result_retries = self._counter("result_retries", "Failed attempts to store a result.")
+        self._begin_at_zero()
+
+    def show_readiness(self, findings: Sequence[Finding]) -> None:
+        """Take over what `/readyz` says, part by part."""
+        self.ready.set(all(finding.well for finding in findings))
+        # Some parts are named only while there is something to say of them.
+        self._parts.clear()
+        for finding in findings:
+            self._parts.labels(self._worker, finding.part).set(finding.well)
+
+    def show_redis(self, connected: bool) -> None:
+        """Take over whether Redis answers."""
+        self._redis_connected.labels(self._worker).set(connected)
+
+    def _begin_at_zero(self) -> None:
+        # The increase of a series that appears with its first event is 0: an alert would never hear of that event.
+        for status in TaskStatus:
+            self.tasks.labels(self._worker, status.value)
+        for reason in DeadLetterReason:
+            self.dead_letters.labels(self._worker, reason.value)
+        for drop in DROP_REASONS:
+            self.pipe_drops.labels(self._worker, drop)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         metric = Counter(f"codehornets_{name}", text, ("worker", *labels), registry=self.registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from worker_service.agents.claude import ClaudeAgent
 from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.control import ControlDesk
+from worker_service.cpu_use import AgentCpu, count_cpus
 from worker_service.dispatcher import Dispatcher
 from worker_service.health import Health
 from worker_service.hooks.bridge import HookBridge, HookSettings
@@ -70,6 +72,9 @@ class Worker:
         """Whether the running tasks may then take their own time."""
         self._rings_told: Counter[str] = Counter()
         self._drops_told: Counter[str] = Counter()
+        self._agent_cpu = AgentCpu()
+        self._agent_cpu_told_s = 0.0
+        self.metrics.cpus.set(count_cpus())
         layout = settings.layout
         self.desk = ControlDesk(self, self.broadcast, self.metrics, name=settings.worker)
         self.files: FileTransport | None = None
@@ -293,13 +298,19 @@ class Worker:
         self.metrics.tasks_in_flight.set(len(self.dispatcher.current_tasks))
         age = self.probe_age_s()
         self.metrics.probe_age.set(-1 if age is None else age)
+        notice = self.dispatcher.parked()
+        self.metrics.parked.set(0 if notice is None else max(0.0, notice.until.timestamp() - time.time()))
+        self.metrics.show_readiness(self.health.readiness())
+        agent_cpu_s = self._agent_cpu.seconds()
+        self.metrics.agent_cpu.inc(agent_cpu_s - self._agent_cpu_told_s)
+        self._agent_cpu_told_s = agent_cpu_s
         for state, number in self.agent.processes().items():
             self.metrics.agent_processes.labels(worker, state).set(number)
         for source, rings in self.bell.rings.items():
             self.metrics.wakeups.labels(worker, source).inc(rings - self._rings_told[source])
             self._rings_told[source] = rings
         if self.redis is not None:
-            self.metrics.redis_connected.set(int(self.redis.connected))
+            self.metrics.show_redis(self.redis.connected)
             self.metrics.redis_drops.inc(self.redis.dropped - self._drops_told["redis"])
             self._drops_told["redis"] = self.redis.dropped
         if self.pipes is not None:

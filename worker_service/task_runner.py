@@ -240,7 +240,7 @@ class TaskRunner:
                 self.gate.close_until(notice)
             except OSError as error:
                 log.error("the gate cannot be written: %s", error, extra={"action": "gate_unwritable"})
-        self._metrics.parked.labels(self._settings.worker, limited.kind).inc()
+        self._metrics.tasks_parked.labels(self._settings.worker, limited.kind).inc()
         log.warning(
             "task %s waits until %s: %s",
             claim.task.task_id,

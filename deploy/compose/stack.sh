@@ -36,6 +36,7 @@ is_healthy() {
     worker | orchestrator) in_container "$1" /usr/local/bin/healthcheck ;;
     redis) in_container "$1" /bin/sh /etc/codehornets/redis.sh check ;;
     prometheus) in_container "$1" /bin/promtool query instant http://127.0.0.1:9090 "vector(1)" ;;
+    alertmanager) in_container "$1" /bin/amtool --alertmanager.url=http://127.0.0.1:9093 config show ;;
     *) true ;;
   esac > /dev/null 2>&1
 }

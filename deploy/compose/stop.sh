@@ -9,6 +9,6 @@ rows=$(containers)
 # compose leaves alone what belongs to a profile that is not named.
 profiles=()
 if grep -q '^redis ' <<< "${rows}"; then profiles+=(--profile redis); fi
-if grep -q '^prometheus ' <<< "${rows}"; then profiles+=(--profile monitoring); fi
+if grep -qE '^(prometheus|alertmanager) ' <<< "${rows}"; then profiles+=(--profile monitoring); fi
 "${here}/compose.sh" "${profiles[@]}" down -t "${STOP_TIMEOUT:-60}"
 echo "The team has stopped. What it had is kept in its volumes; \`make start\` goes on with it."

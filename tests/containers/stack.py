@@ -70,6 +70,7 @@ class Stack:
     def __post_init__(self) -> None:
         self.port = free_port()
         self.prometheus_port = free_port()
+        self.alertmanager_port = free_port()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -78,6 +79,7 @@ class Stack:
             "COMPOSE_PROJECT_NAME": self.project,
             "ORCHESTRATOR_PORT": str(self.port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
+            "ALERTMANAGER_PORT": str(self.alertmanager_port),
         }
         return {**self.engine.environ, **own, **self.surroundings, **self.variables}
 

@@ -306,7 +306,7 @@ def test_services_have_no_power_over_their_machine(stack: Stack) -> None:
             seen = {name: words.split() for name, _, words in (line.partition(":") for line in process.splitlines())}
             if not seen:
                 continue
-            owner = {"redis": "999", "prometheus": "65534"}.get(service, "1000")
+            owner = {"redis": "999", "prometheus": "65534", "alertmanager": "65534"}.get(service, "1000")
             assert set(seen["Uid"]) == {owner}, (service, seen)
             assert [int(seen[name][0], 16) for name in ("CapEff", "CapPrm", "CapBnd")] == [0, 0, 0], (service, seen)
             assert seen["NoNewPrivs"] == ["1"], (service, seen)
@@ -341,6 +341,14 @@ def test_prometheus_sees_every_service(stack: Stack, mode: Mode) -> None:
 
     all_up = {"marie:8080": "up", "anga:8080": "up", "fabien:8080": "up", "orchestrator:8700": "up"}
     wait_until(lambda: targets() == all_up, 60, "all targets of Prometheus")
+    rules = httpx.get(url.replace("targets", "rules"), timeout=10, trust_env=False).json()["data"]["groups"]
+    assert {group["name"] for group in rules} >= {"codehornets-workers", "codehornets-recording"}
+
+    def alertmanagers() -> list[str]:
+        told = httpx.get(url.replace("targets", "alertmanagers"), timeout=10, trust_env=False).json()["data"]
+        return [found["url"] for found in told["activeAlertmanagers"]]
+
+    wait_until(lambda: alertmanagers() == ["http://alertmanager:9093/api/v2/alerts"], 60, "its Alertmanager")
     stack.say(f"Prometheus: {', '.join(sorted(targets()))} up")
 
 

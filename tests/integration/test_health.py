@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -11,13 +13,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent_bus.errors import DeadLetterReason
 from agent_bus.gates import Gate, GateNotice
 from agent_bus.heartbeats import read_heartbeat
-from agent_bus.messages import Heartbeat, WorkerStatus, utc_now
+from agent_bus.messages import Heartbeat, TaskStatus, WorkerStatus, utc_now
 from tests.integration.harness import ChildWorker, ObedientAgent, Shop, child_worker, fetch, fetch_now, quick_settings
 from tests.waiting import async_wait_until, wait_until
 from worker_service.agents.base import RateLimited, Run
-from worker_service.service import open_worker
+from worker_service.service import Worker, open_worker
 from worker_service.wakeups.interval import Interval
 
 
@@ -239,6 +242,53 @@ async def test_metrics_can_be_read_and_count(shared: Path, shop: Shop) -> None:
         assert family.documentation, name
         if name.startswith("codehornets_"):
             assert all(sample.labels.get("worker") == "marie" for sample in family.samples)
+
+
+async def samples_of(worker: Worker) -> dict[tuple[str, ...], float]:
+    """Return what /metrics says, by name and the values of the labels beside the worker's."""
+    _, text = await fetch(worker.http_port, "/metrics")
+    return {
+        (sample.name, *sorted(value for label, value in sample.labels.items() if label != "worker")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_what_has_not_happened_yet_is_counted_as_zero(shared: Path) -> None:
+    async with open_worker(quick_settings(shared, WORKER_MODE="hooks")) as worker:
+        samples = await samples_of(worker)
+    assert {reason: samples["codehornets_dead_letters_total", reason] for reason in DeadLetterReason} == dict.fromkeys(
+        DeadLetterReason, 0
+    )
+    assert samples["codehornets_tasks_total", "failed"] == 0
+    assert samples["codehornets_pipe_drops_total", "slow_reader"] == 0
+    assert not [sample for sample in samples if sample[0] == "codehornets_redis_connected"], "there is no Redis"
+
+
+async def test_metrics_tell_what_readyz_says_and_for_how_long_a_limit_holds(shared: Path, shop: Shop) -> None:
+    async with open_worker(quick_settings(shared)) as worker:
+        well = await samples_of(worker)
+        gate = worker.runner.gate = Gate(shop.layout.gates, "key")
+        until = utc_now() + timedelta(hours=1)
+        gate.close_until(GateNotice(kind="five_hour", until=until, message="m", worker="anga"))
+        parked = await samples_of(worker)
+    assert (well["codehornets_ready",], well["codehornets_parked_seconds",]) == (1, 0)
+    assert well["codehornets_part_well", "queue"] == 1
+    assert (parked["codehornets_ready",], parked["codehornets_part_well", "queue"]) == (0, 0)
+    assert parked["codehornets_part_well", "loop"] == 1
+    assert 3000 < parked["codehornets_parked_seconds",] <= 3600
+
+
+async def test_the_cpu_time_of_agents_is_told(shared: Path, shop: Shop, tmp_path: Path) -> None:
+    burning = f"{sys.executable} -S -c 'import time\nwhile time.process_time() < 0.3: pass'"
+    settings = quick_settings(shared, AGENT="command", AGENT_COMMAND=burning, WORKSPACE=str(tmp_path))
+    async with open_worker(settings) as worker:
+        before = await samples_of(worker)
+        shop.submit("1")
+        assert (await shop.async_result("1")).status is TaskStatus.COMPLETED
+        after = await samples_of(worker)
+    assert after["codehornets_agent_cpu_seconds_total",] - before["codehornets_agent_cpu_seconds_total",] >= 0.3
+    assert 0 < after["codehornets_cpus",] <= len(os.sched_getaffinity(0))
 
 
 async def test_the_heartbeat_tells_what_the_worker_does(shared: Path, shop: Shop) -> None:

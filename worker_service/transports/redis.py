@@ -210,7 +210,7 @@ class RedisTransport:
     # -- what it hears
 
     def _returned(self) -> None:
-        self._metrics.redis_connected.set(1)
+        self._metrics.show_redis(True)
         if self._files is not None:
             self._files.watcher.redis_returned()
         if self.gate is not None:
@@ -221,7 +221,7 @@ class RedisTransport:
         self._bell.ring("redis")
 
     def _lost(self, reason: str) -> None:
-        self._metrics.redis_connected.set(0)
+        self._metrics.show_redis(False)
         self._metrics.redis_losses.inc()
         self._interval.pace_changed()
         if self._files is not None:
