@@ -6,6 +6,7 @@ import copy
 import difflib
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -336,11 +337,12 @@ def test_a_worker_takes_what_it_is_told_and_stops_in_time(
             path.write_text(text)
     image = {"HOME": "/home/codehornets", "SHARED_DIR": "/shared", "TEAM_FILE": "/etc/codehornets/team.toml"}
     given = {**image, "WORKSPACE": "/workspace", "HTTP_HOST": "0.0.0.0", "HTTP_PORT": "8080"}
-    given |= _environment(objects, container) | {"WORKER_NAME": "marie"}
+    given |= _environment(objects, container)
+    assert [one["args"] for one in containers(pod)] == [["prepare", "marie"], ["worker", "marie"]]
     given = {key: f"{tmp_path}{value}" if value.startswith("/") else value for key, value in given.items() if value}
     monkeypatch.setattr("service_kit.places.USUAL_SHARED_DIR", tmp_path / "shared")
 
-    worker = tell_worker(given, None)
+    worker = tell_worker(given, "marie")
     settings = read_settings({**worker.environ, "AGENT": "echo"})
     has_redis = "volume" not in name and "dev" not in name
     assert (settings.redis_url == "redis://:sk-of-a-test@redis:6379/0") == has_redis
@@ -390,12 +392,58 @@ def test_the_charts_files_are_copies_of_what_the_others_use() -> None:
         for path in (EXAMPLE_TEAM / folder).iterdir():
             pairs[copies / "team" / folder / path.name] = path
     pairs[copies / "team" / "team.toml"] = EXAMPLE_TEAM / "team.toml"
+    alerts = REPOSITORY / "deploy" / "monitoring" / "prometheusrule.yaml"
+    if alerts.exists():
+        pairs[copies / "prometheus" / "prometheusrule.yaml"] = alerts
     if os.environ.get("UPDATE_SNAPSHOTS"):
         for copied, original in pairs.items():
             copied.write_bytes(original.read_bytes())
-    there = {path for path in copies.rglob("*") if path.is_file() and path.suffix not in {".yaml"}}
-    assert there == set(pairs)
+    there = {path for path in copies.rglob("*") if path.is_file() and path.suffix != ".yaml"}
+    assert there == {path for path in pairs if path.suffix != ".yaml"}
     for copied, original in pairs.items():
         assert copied.read_bytes() == original.read_bytes(), f"{copied} differs; UPDATE_SNAPSHOTS=1 copies it"
     listed = (copies / "kustomization.yaml").read_text()
     assert all(str(path.relative_to(copies)) in listed for path in there if path.parent.name != "redis")
+
+
+@pytest.mark.parametrize("name", RENDERS)
+def test_a_pod_tells_where_its_metrics_are(name: str) -> None:
+    for pod_name, pod in pods(render(name)):
+        annotations = pod["metadata"].get("annotations", {})
+        if pod_name in {"StatefulSet/redis", "Pod/ready"}:
+            assert "prometheus.io/scrape" not in annotations
+        else:
+            (port,) = (port["containerPort"] for one in containers(pod) for port in one.get("ports", []))
+            assert (annotations["prometheus.io/scrape"], annotations["prometheus.io/port"]) == ("true", str(port))
+
+
+@pytest.mark.parametrize("arguments", [["apply"], ["apply", "prod"], ["remove", "dev"], []])
+def test_a_wrong_overlay_or_action_is_refused_by_name(arguments: list[str]) -> None:
+    result = _overlay(*arguments, kubectl="/bin/false")
+    assert result.returncode == 2
+    assert (arguments[-1] if len(arguments) == 2 and arguments[0] == "apply" else "") in result.stderr
+    assert result.stderr.startswith("overlay.sh")
+
+
+def test_apply_and_diff_go_to_kubectl(tmp_path: Path) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\necho "$@"\nexit ${CODE:-0}\n')
+    kubectl.chmod(0o755)
+    where = str(KUSTOMIZE / "overlays" / "dev")
+    assert _overlay("apply", "dev", kubectl=str(kubectl)).stdout == f"apply -k {where} --dry-run=server\n"
+    assert _overlay("diff", "dev", kubectl=str(kubectl)).stdout == f"diff -k {where} --dry-run=server\n"
+    # kubectl diff: 1 is a difference, more is a failure.
+    assert _overlay("diff", "dev", kubectl=str(kubectl), code="1").returncode == 0
+    assert _overlay("diff", "dev", kubectl=str(kubectl), code="2").returncode == 2
+    assert _overlay("apply", "dev", kubectl=str(kubectl), code="1").returncode == 1
+
+
+def _overlay(*arguments: str, kubectl: str, code: str = "0") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [KUSTOMIZE / "overlay.sh", *arguments],
+        env={**os.environ, "KUBECTL": kubectl, "K8S_ARGS": "--dry-run=server", "CODE": code},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )

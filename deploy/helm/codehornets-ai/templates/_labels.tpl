@@ -1,7 +1,7 @@
 {{- /* What every object carries. Called with a dict of the root, `component` and `instance`. */ -}}
 {{- define "labels.all" -}}
 app.kubernetes.io/name: codehornets-ai
-app.kubernetes.io/part-of: codehornets
+app.kubernetes.io/part-of: codehornets-ai
 app.kubernetes.io/version: {{ .root.Chart.AppVersion }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- with .component }}

@@ -69,9 +69,10 @@ team.toml: {{ .Values.team.file | default (.Files.Get "files/team/team.toml") | 
 
 {{- /* What one worker says for itself; the rest is in the ConfigMap. Called with its entry in `workers`. */ -}}
 {{- define "workers.environment" -}}
-- name: WORKER_NAME
-  valueFrom: {fieldRef: {fieldPath: "metadata.labels['app.kubernetes.io/instance']"}}
-{{- range $name, $value := .environment }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- with .environment }}
+env:
+{{- range $name, $value := . }}
+  - {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
 {{- end }}
 {{- end }}
