@@ -12,14 +12,22 @@ FROM ${BASE_IMAGE} AS python
 COPY deploy/image/install-packages /usr/local/sbin/
 RUN --mount=type=secret,id=ca_bundle /usr/local/sbin/install-packages ca-certificates python3 tini tzdata
 
+# What is to be installed, apart from the rest of pyproject.toml: a change there that is none of dependencies must not
+# have all of them downloaded again.
+FROM python AS dependencies
+COPY deploy/image/install-project /usr/local/sbin/
+COPY pyproject.toml /src/
+RUN /usr/local/sbin/install-project list
+
 # The virtual environment.
 FROM python AS build
 RUN --mount=type=secret,id=ca_bundle /usr/local/sbin/install-packages python3-venv
 WORKDIR /src
 COPY deploy/image/install-project /usr/local/sbin/
-COPY pyproject.toml constraints.txt ./
+COPY constraints.txt ./
+COPY --from=dependencies /src/dependencies.txt ./
 RUN --mount=type=secret,id=ca_bundle --mount=type=cache,target=/root/.cache/pip /usr/local/sbin/install-project dependencies
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY agent_bus agent_bus
 COPY service_kit service_kit
 COPY worker_service worker_service

@@ -37,7 +37,7 @@ bench: $(VENV)/.bench  ## measure speed and memory, print one table
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:  ## remove what was made here: environment, caches, build output (not ./shared)
-	rm -rf $(VENV) $(CHECKS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CHECKS) $(COMPOSE_VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 include deploy/checks/checks.mk

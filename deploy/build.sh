@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # build.sh [worker] [orchestrator]: build the images with the engine that is there; both where none is named.
+# They are called WORKER_IMAGE and ORCHESTRATOR_IMAGE (codehornets-ai/worker:latest, codehornets-ai/orchestrator:latest).
 # CA_BUNDLE names a file of certificates that the build shall trust beside the usual ones; BASE_IMAGE another base.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -17,9 +18,16 @@ for target in "${@:-worker}"; do
   esac
 done
 [ $# -gt 0 ] || set -- worker orchestrator
+# A builder in a container of its own keeps what it built to itself unless it is told.
+load=()
+[ "${engine:?}" != docker ] || load=(--load)
 for target in "$@"; do
-  echo "Building codehornets-ai/${target}:latest with ${engine:?} …"
-  DOCKER_BUILDKIT=1 "${engine}" build --target "${target}" --tag "codehornets-ai/${target}:latest" \
+  case "${target}" in
+    worker) image=${WORKER_IMAGE:-codehornets-ai/worker:latest} ;;
+    orchestrator) image=${ORCHESTRATOR_IMAGE:-codehornets-ai/orchestrator:latest} ;;
+  esac
+  echo "Building ${image} with ${engine} …"
+  DOCKER_BUILDKIT=1 "${engine}" build "${load[@]}" --target "${target}" --tag "${image}" \
     --build-arg "BASE_IMAGE=${BASE_IMAGE:-docker.io/library/debian:bookworm-slim}" \
     --build-arg "VERSION=${version}" --build-arg "REVISION=${revision}" \
     --secret "id=ca_bundle,src=${ca_bundle}" .

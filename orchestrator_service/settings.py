@@ -276,18 +276,18 @@ def _workers(text: str) -> tuple[str, ...]:
 
 def _tokens(text: str) -> tuple[Token, ...]:
     lines = [line.strip() for line in re.split(r"[\n,]", text)]
-    return tuple(_token(line) for line in lines if line and not line.startswith("#"))
+    return tuple(_token(line, at) for at, line in enumerate(lines, 1) if line and not line.startswith("#"))
 
 
-def _token(line: str) -> Token:
-    # Nothing of the line goes into the error: any part of it may be the secret.
+def _token(line: str, at: int) -> Token:
+    # Nothing of the line goes into the error: any part of it may be the secret, its beginning too.
     name, _, rest = line.partition(":")
     role, _, secret = rest.partition(":")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", name):
-        raise ValueError("a line does not begin with NAME: (letters, digits and ._@-)")
+        raise ValueError(f"entry {at} does not begin with NAME: (letters, digits and ._@-)")
     if role not in list(Role):
-        raise ValueError(f"token {name} has a role that is none; allowed are {', '.join(Role)}")
-    return Token(name, Role(role), _secret(secret, f"token {name}"))
+        raise ValueError(f"entry {at} is not NAME:ROLE:SECRET with one of the roles {', '.join(Role)}")
+    return Token(name, Role(role), _secret(secret, f"the secret of entry {at}"))
 
 
 def _admin_token(text: str) -> tuple[Token, ...]:

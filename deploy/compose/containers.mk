@@ -1,6 +1,7 @@
 # The team in containers. Each recipe is a script of this folder: they say in their heads what they go by.
 
 COMPOSE_DIR := deploy/compose
+COMPOSE_VENV := .venv-containers
 LOGS_ARGS ?= -f --tail=100
 
 ##@ The team in containers
@@ -69,8 +70,15 @@ backup:  ## save queues, results, ledger and auth homes (FILE=…)
 restore:  ## put them back (FILE=…)
 	@$(COMPOSE_DIR)/restore.sh $(if $(FILE),"$(FILE)")
 
-test-containers: $(VENV)/.test  ## build the images, run the composed team in every mode, and break it
-	@$(BIN)/python -m pytest tests/containers $(PYTEST_ARGS)
+test-containers: $(VENV)/.test $(COMPOSE_VENV)/.made  ## build the images, run the composed team in every mode, and break it
+	@$(BIN)/python -m pytest tests/containers $(if $(TRANSCRIPT),--transcript "$(TRANSCRIPT)") $(PYTEST_ARGS)
+
+$(COMPOSE_VENV)/.made: deploy/compose/requirements.txt | $(VENV)/.made
+	@echo "Installing podman-compose, for machines without Docker …"
+	@rm -rf $(COMPOSE_VENV)
+	@$(PYTHON) -m venv $(COMPOSE_VENV)
+	@$(COMPOSE_VENV)/bin/python -m pip --disable-pip-version-check --quiet install -r $<
+	@touch $@
 
 .PHONY: start start-activated start-hooks start-hybrid stop stop-hooks stop-hybrid restart-hooks restart-hybrid
 .PHONY: rolling-restart rolling-update build

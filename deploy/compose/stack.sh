@@ -35,7 +35,7 @@ is_healthy() {
   case "$2" in
     worker | orchestrator) in_container "$1" /usr/local/bin/healthcheck ;;
     redis) in_container "$1" /bin/sh /etc/codehornets/redis.sh check ;;
-    prometheus) in_container "$1" /bin/promtool check healthy --url=http://127.0.0.1:9090 ;;
+    prometheus) in_container "$1" /bin/promtool query instant http://127.0.0.1:9090 "vector(1)" ;;
     *) true ;;
   esac > /dev/null 2>&1
 }

@@ -55,8 +55,14 @@ def start_orchestrator(environ: Mapping[str, str]) -> Start:
 
 
 def start_command_line(environ: Mapping[str, str], arguments: list[str]) -> Start:
-    """Return the command line's process; where the orchestrator's own token can be read, it uses that."""
+    """Return the command line's process; it has the orchestrator's own token, where that can be read, and its Redis.
+
+    Raises:
+        Refused: the password of Redis cannot be read.
+        service_kit.environment.SettingsError: the mode that the environment names does not exist.
+    """
     told = without_empty_files(environ)
+    told = with_default_redis(told, wanted=wants_redis(told))
     if not given_tokens(told):
         token = find_token(_ledger(told, _shared(told)).parent)
         if token is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs_blocks import blocks_of, prints
 from tests.integration.harness import REPOSITORY, child_worker
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import wait_until
 
-PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md", "docs/redis.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md", "docs/redis.md", "docs/quick-reference.md")
 FAR_PAGES = ("docs/redis.md",)
 """Their reader sits on a host that has Redis and no shared directory."""
-
-_BLOCK = re.compile(r"^<!-- (example|output) -->\n```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass
@@ -34,15 +32,11 @@ class Example:
 
 
 def _examples(page: str) -> list[Example]:
-    found: list[Example] = []
-    for match in _BLOCK.finditer((REPOSITORY / page).read_text()):
-        kind, language, text = match.groups()
-        if kind == "example":
-            found.append(Example(f"{page}-{len(found) + 1}", language, text))
-        else:
-            assert found and found[-1].output is None, f"{page}: an output without its example"
-            found[-1].output = text
-    return found
+    blocks = [block for block in blocks_of(REPOSITORY / page) if block.marker == "example"]
+    return [
+        Example(f"{page}-{number}", block.language, block.text, block.output)
+        for number, block in enumerate(blocks, start=1)
+    ]
 
 
 EXAMPLES = [example for page in PAGES for example in _examples(page)]
@@ -112,5 +106,4 @@ def test_there_are_examples_on_every_page() -> None:
 def test_an_example_does_what_the_page_says(place: Place, example: Example) -> None:
     printed = place.run(example)
     if example.output is not None:
-        pattern = ".*".join(re.escape(part) for part in example.output.split("…"))
-        assert re.fullmatch(pattern, printed), f"printed:\n{printed}\nthe page says:\n{example.output}"
+        assert prints(example.output, printed), f"printed:\n{printed}\nthe page says:\n{example.output}"

@@ -205,8 +205,9 @@ class _Rule:
 class MessagesApi:
     """The stand-in server; a context manager that serves while the block runs. Its methods are thread-safe."""
 
-    def __init__(self, *, port: int = 0, default_reply: str | None = None) -> None:
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, default_reply: str | None = None) -> None:
         """``port`` 0 means any free one. ``default_reply`` None echoes the prompt."""
+        self._host = host
         self._port = port
         self._default_reply = default_reply
         self._rules: list[_Rule] = []
@@ -219,7 +220,7 @@ class MessagesApi:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        self._socket = socket.create_server(("127.0.0.1", self._port), backlog=256)
+        self._socket = socket.create_server((self._host, self._port), backlog=256)
         # asyncio does it only for sockets made with IPPROTO_TCP; without it, streamed answers wait 40 ms for an ACK.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._port = self._socket.getsockname()[1]
@@ -253,7 +254,7 @@ class MessagesApi:
     @property
     def url(self) -> str:
         """The value for ``ANTHROPIC_BASE_URL``."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     @property
     def requests(self) -> list[Seen]:
@@ -282,6 +283,11 @@ class MessagesApi:
         """Let every request held by ``hang()`` go on, those to come included. Safe to call twice."""
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._released.set)
+
+    def hold_again(self) -> None:
+        """Hold what ``hang()`` answers from here on, after a ``release``."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._released.clear)
 
     def wait_for_request(self, predicate: Callable[[Seen], bool], timeout_s: float = 10.0, *, count: int = 1) -> Seen:
         """Return the ``count``-th request (side requests included) meeting ``predicate``, past ones counted.

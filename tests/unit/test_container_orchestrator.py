@@ -89,6 +89,13 @@ def test_the_command_line_finds_the_token_and_makes_none(tmp_path: Path, contain
     assert "API_TOKEN_FILE" not in start.environ
 
 
+def test_the_command_line_reaches_the_redis_of_its_container(container: dict[str, str]) -> None:
+    given = {**container, "DEFAULT_REDIS_URL": "redis://redis:6379/0"}
+    assert "REDIS_URL" not in start_command_line(given, []).environ
+    given |= {"ACTIVATION_WRAPPER": "1", "ACTIVATION_MODE": "redis"}
+    assert start_command_line(given, []).environ["REDIS_URL"] == "redis://redis:6379/0"
+
+
 def test_it_listens_where_the_container_says(tmp_path: Path, container: dict[str, str]) -> None:
     team = tmp_path / "team.toml"
     team.write_text("[workers.marie]\n[orchestrator]\nhttp_port = 9\nmax_in_flight = 3\n")

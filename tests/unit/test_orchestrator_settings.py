@@ -37,6 +37,7 @@ def test_without_a_word_there_is_a_loopback_api_and_no_limit(shared: Path) -> No
         ("HTTP_HOST", "0.0.0.0"),
         ("API_TOKEN", "short"),
         ("API_TOKENS", "marie:king:" + SECRET),
+        ("API_TOKENS", SECRET),
         ("API_TOKENS", "marie:read"),
         ("API_TOKENS", f"a:read:{SECRET}\na:admin:{SECRET}"),
         ("MAX_REQUEST_BYTES", "1"),
