@@ -41,7 +41,28 @@ from worker_service.settings import read_settings
 SNAPSHOTS = REPOSITORY / "tests" / "deploy" / "snapshots"
 EXAMPLE_TEAM = REPOSITORY / "orchestrator_service" / "example_team"
 
-# -- what is rendered
+# -- what is rendered, first of all from what
+
+
+def test_the_charts_files_are_copies_of_what_the_others_use() -> None:
+    copies = CHART / "files"
+    pairs = {copies / "redis" / "redis.sh": REPOSITORY / "deploy" / "compose" / "redis.sh"}
+    for folder in ("hooks-config", "output-styles"):
+        for path in (EXAMPLE_TEAM / folder).iterdir():
+            pairs[copies / "team" / folder / path.name] = path
+    pairs[copies / "team" / "team.toml"] = EXAMPLE_TEAM / "team.toml"
+    alerts = REPOSITORY / "deploy" / "monitoring" / "prometheusrule.yaml"
+    if alerts.exists():
+        pairs[copies / "prometheus" / "prometheusrule.yaml"] = alerts
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        for copied, original in pairs.items():
+            copied.write_bytes(original.read_bytes())
+    there = {path for path in copies.rglob("*") if path.is_file() and path.suffix != ".yaml"}
+    assert there == {path for path in pairs if path.suffix != ".yaml"}
+    for copied, original in pairs.items():
+        assert copied.read_bytes() == original.read_bytes(), f"{copied} differs; UPDATE_SNAPSHOTS=1 copies it"
+    listed = (copies / "kustomization.yaml").read_text()
+    assert all(str(path.relative_to(copies)) in listed for path in there if path.parent.name != "redis")
 
 
 def check_snapshot(name: str, text: str) -> None:
@@ -374,7 +395,7 @@ def test_no_two_pods_of_a_workload_ever_run_at_once_in_a_rollout(name: str) -> N
             assert one["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
-# -- one version, one copy
+# -- one version
 
 
 def test_there_is_one_version() -> None:
@@ -383,27 +404,6 @@ def test_there_is_one_version() -> None:
     release = yaml.safe_load((KUSTOMIZE / "components" / "release" / "kustomization.yaml").read_text())
     assert {image["newTag"] for image in release["images"]} == {VERSION}
     assert release["labels"][0]["pairs"]["app.kubernetes.io/version"] == VERSION
-
-
-def test_the_charts_files_are_copies_of_what_the_others_use() -> None:
-    copies = CHART / "files"
-    pairs = {copies / "redis" / "redis.sh": REPOSITORY / "deploy" / "compose" / "redis.sh"}
-    for folder in ("hooks-config", "output-styles"):
-        for path in (EXAMPLE_TEAM / folder).iterdir():
-            pairs[copies / "team" / folder / path.name] = path
-    pairs[copies / "team" / "team.toml"] = EXAMPLE_TEAM / "team.toml"
-    alerts = REPOSITORY / "deploy" / "monitoring" / "prometheusrule.yaml"
-    if alerts.exists():
-        pairs[copies / "prometheus" / "prometheusrule.yaml"] = alerts
-    if os.environ.get("UPDATE_SNAPSHOTS"):
-        for copied, original in pairs.items():
-            copied.write_bytes(original.read_bytes())
-    there = {path for path in copies.rglob("*") if path.is_file() and path.suffix != ".yaml"}
-    assert there == {path for path in pairs if path.suffix != ".yaml"}
-    for copied, original in pairs.items():
-        assert copied.read_bytes() == original.read_bytes(), f"{copied} differs; UPDATE_SNAPSHOTS=1 copies it"
-    listed = (copies / "kustomization.yaml").read_text()
-    assert all(str(path.relative_to(copies)) in listed for path in there if path.parent.name != "redis")
 
 
 @pytest.mark.parametrize("name", RENDERS)

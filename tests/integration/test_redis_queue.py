@@ -54,7 +54,7 @@ async def test_the_highest_priority_goes_first_and_then_the_oldest(server: Redis
 
 
 async def test_the_streams_length_is_what_waits_and_what_runs(server: RedisServer) -> None:
-    """What an autoscaler may go by (deploy/k8s/components/keda): neither the group's lag nor its pending entries are it."""
+    """What deploy/k8s/components/keda goes by: neither the group's lag nor its pending entries are it."""
     for number in range(3):
         submit(server, task_id=f"n{number}")
     with server.client() as client:

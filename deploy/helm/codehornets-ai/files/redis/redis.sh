@@ -7,6 +7,11 @@
 set -eu
 data=${REDIS_DATA:-/data}
 secret=${REDIS_SECRET:-/run/secrets/redis_password}
+# An unreadable password must not become none.
+if [ -e "$secret" ] && [ ! -r "$secret" ]; then
+  echo "redis: $secret cannot be read by user $(id -u); let it be read (chmod 644), in a folder that only you may enter." >&2
+  exit 2
+fi
 case "${1:-}" in save) scratch=$(mktemp -d "$data/.saving-XXXXXX") ;; *) scratch=$(mktemp -d) ;; esac
 trap 'rm -rf "$scratch"' EXIT
 
