@@ -13,6 +13,7 @@ lint() {
 lint
 lint --set autoscaling.kind=hpa
 lint "${production[@]}"
+lint "${production[@]}" --set prometheus.enabled=true
 lint "${production[@]}" --set transport=redis-only
 lint "${production[@]}" --set transport=redis-only,autoscaling.kind=keda \
   --set worker.storage.home.accessMode=ReadWriteMany,worker.storage.workspace.accessMode=ReadWriteMany

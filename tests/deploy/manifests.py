@@ -21,17 +21,18 @@ CHART = REPOSITORY / "deploy" / "helm" / "codehornets-ai"
 KUSTOMIZE = REPOSITORY / "deploy" / "k8s"
 NAMESPACE = "codehornets"
 
-OVERLAYS = ("dev", "production", "redis-only", "dev-hpa", "redis-only-keda")
+OVERLAYS = ("dev", "production", "redis-only", "dev-hpa", "production-prometheus", "redis-only-keda")
 
 _PRODUCTION = ("--values", str(CHART / "values-production.yaml"))
-_REDIS_ONLY = (*_PRODUCTION, "--set", "transport=redis-only,prometheus.enabled=false")
+_REDIS_ONLY = (*_PRODUCTION, "--set", "transport=redis-only")
 _MANY_NODES = "worker.storage.home.accessMode=ReadWriteMany,worker.storage.workspace.accessMode=ReadWriteMany"
 
 CHART_CASES: dict[str, tuple[str, ...]] = {
     "dev": (),
     "production": _PRODUCTION,
     "redis-only": _REDIS_ONLY,
-    "dev-hpa": ("--set", "prometheus.enabled=true,autoscaling.kind=hpa"),
+    "dev-hpa": ("--set", "autoscaling.kind=hpa"),
+    "production-prometheus": (*_PRODUCTION, "--set", "prometheus.enabled=true"),
     "redis-only-keda": (*_REDIS_ONLY, "--set", f"autoscaling.kind=keda,{_MANY_NODES}"),
 }
 """The values that mean the same as the overlay of that name."""

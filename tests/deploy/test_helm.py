@@ -32,7 +32,7 @@ def test_helm_finds_nothing_in_any_transport() -> None:
         timeout=50,
     )
     assert result.returncode == 0, said(result)
-    assert result.stdout.count("helm lint") == 5
+    assert result.stdout.count("helm lint") == 6
 
 
 def test_helm_refuses_a_chart_with_a_mistake(tmp_path: Path) -> None:

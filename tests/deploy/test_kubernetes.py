@@ -447,3 +447,15 @@ def _overlay(*arguments: str, kubectl: str, code: str = "0") -> subprocess.Compl
         check=False,
         timeout=20,
     )
+
+
+@pytest.mark.parametrize("name", RENDERS)
+def test_only_what_says_so_needs_the_kinds_of_an_operator(name: str) -> None:
+    """A cluster refuses kinds that it does not know, and Helm then installs nothing at all."""
+    found = {one["kind"] for one in of_kind(render(name), *CUSTOM_KINDS)}
+    expected: set[str] = set()
+    if name.endswith("prometheus"):
+        expected = {"ServiceMonitor", "PrometheusRule"}
+    elif name.endswith("keda"):
+        expected = {"ScaledObject", "TriggerAuthentication"}
+    assert found == expected
