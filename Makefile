@@ -13,7 +13,7 @@ TASK ?= marie: Plan a ten-minute warm-up for adults who dance salsa for the firs
 .SUFFIXES:
 
 help:  ## list what can be made
-	@awk -F ':[^#]*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z][a-z% -]*:[^#]*## / { printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z][a-z0-9% -]*:[^#]*## / { printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ On this machine
 
@@ -43,6 +43,7 @@ clean:  ## remove what was made here: environment, caches, build output (not ./s
 include deploy/checks/checks.mk
 include deploy/compose/containers.mk
 include deploy/monitoring/monitoring.mk
+include deploy/k8s/k8s.mk
 
 # -- the virtual environment: a stamp for each set of dependencies, renewed when the lists change
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,13 @@ _OF_TASKS: Final = ("SHARED_DIR", "TRIGGER_DIR", "TASK_DIR", "RESULT_DIR")
 
 def has_shared_directory(environ: Mapping[str, str]) -> bool:
     """Tell whether tasks can come as files: a place is named for them, or there is the usual one."""
-    return any(environ.get(variable) for variable in _OF_TASKS) or USUAL_SHARED_DIR.is_dir()
+    return any(environ.get(variable) for variable in _OF_TASKS) or _can_be_written_to(USUAL_SHARED_DIR)
+
+
+def _can_be_written_to(directory: Path) -> bool:
+    # An image brings an empty one for volumes to be mounted on. Where none is, and its root is read-only, nobody can
+    # ever put a task there. Whose it is does not matter here: a wrong owner is a mistake to be told.
+    return directory.is_dir() and not os.statvfs(directory).f_flag & os.ST_RDONLY
 
 
 def layout_of(environ: Mapping[str, str], shared: Path, worker: str) -> WorkerLayout:

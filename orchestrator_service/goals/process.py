@@ -86,7 +86,7 @@ class GoalProcess(Transport):
         try:
             # Shielded: asyncio forgets a process whose start is cancelled, with its pipes open and its end unread.
             with anyio.CancelScope(shield=True):
-                self._process = await asyncio.create_subprocess_exec(
+                process = await asyncio.create_subprocess_exec(
                     *tether,
                     *self._command,
                     stdin=PIPE,
@@ -100,7 +100,8 @@ class GoalProcess(Transport):
                 )
         except OSError as error:
             raise CLIConnectionError(f"it cannot be started: {error.strerror or error}") from error
-        self._hearing = asyncio.create_task(self._hear_errors(self._process), name="goal agent stderr")
+        self._process = process
+        self._hearing = asyncio.create_task(self._hear_errors(process), name="goal agent stderr")
 
     async def _hear_errors(self, process: Process) -> None:
         assert process.stderr is not None

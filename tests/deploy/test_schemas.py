@@ -40,7 +40,8 @@ def test_a_file_of_another_form_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 def test_every_yaml_file_is_well_formed() -> None:
-    paths = tracked("*.yml", "*.yaml")
+    # What a template makes is looked at when it is rendered.
+    paths = [path for path in tracked("*.yml", "*.yaml") if "templates" not in path.parts]
     assert set(WORKFLOWS) <= set(paths)
     result = run_tool("yamllint", "--strict", "--config-file", "deploy/checks/yamllint.yaml", *paths)
     assert result.returncode == 0, said(result)

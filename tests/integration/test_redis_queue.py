@@ -53,6 +53,21 @@ async def test_the_highest_priority_goes_first_and_then_the_oldest(server: Redis
         assert one.queue.depth() == 0
 
 
+async def test_the_streams_length_is_what_waits_and_what_runs(server: RedisServer) -> None:
+    """What deploy/k8s/components/keda goes by: neither the group's lag nor its pending entries are it."""
+    for number in range(3):
+        submit(server, task_id=f"n{number}")
+    with server.client() as client:
+        async with replica(server) as one:
+            claims = [await one.next(), await one.next()]
+            submit(server, task_id="unread")
+            assert client.xlen(KEYS.tasks) == 4
+            assert client.xpending(KEYS.tasks, "workers")["pending"] == 3
+            for claim in claims:
+                await one.queue.complete(claim, answer(claim))
+            assert client.xlen(KEYS.tasks) == 2
+
+
 async def test_a_late_urgent_task_overtakes_a_backlog(server: RedisServer) -> None:
     for number in range(50):
         submit(server, task_id=f"n{number}")

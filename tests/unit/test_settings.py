@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from service_kit.agent_environment import agent_environment
 from service_kit.environment import SettingsError
 from service_kit.modes import Activation, Mode
+from service_kit.places import has_shared_directory
 from worker_service.settings import AgentKind, Isolation, WorkerSettings, read_settings
 
 
@@ -203,6 +205,15 @@ def test_with_redis_and_no_shared_directory_the_worker_lives_on_redis_alone() ->
     assert not settings.layout.triggers.is_relative_to("/shared")
     assert read(WORKER_MODE="event-driven", REDIS_URL="redis://h", SHARED_DIR="/x").serves_files
     assert read(WORKER_MODE="event-driven").serves_files
+
+
+def test_a_shared_directory_that_nobody_can_write_to_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service_kit.places.USUAL_SHARED_DIR", tmp_path)
+    assert has_shared_directory({})
+    flags = SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID)
+    monkeypatch.setattr("service_kit.places.os.statvfs", lambda path: flags)
+    assert not has_shared_directory({})
+    assert has_shared_directory({"SHARED_DIR": str(tmp_path)})
 
 
 def test_a_secret_shows_in_no_text_of_the_settings() -> None:
