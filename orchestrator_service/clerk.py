@@ -35,6 +35,8 @@ class Clerk:
         """Told of each result that the ledger has."""
         self.on_event: Callable[[Event], None] = lambda event: None
         """Told of what agents and workers do, as far as it is told live."""
+        self.on_beat: Callable[[Heartbeat], None] = lambda beat: None
+        """Told of each sign of life."""
 
     # -- transports.base.Ears
 
@@ -64,6 +66,7 @@ class Clerk:
         for wire_id in beat.current_tasks:
             self.hear_started(transport, beat.worker, wire_id)
         core.look_at_fleet()
+        self.on_beat(beat)
 
     def hear_event(self, transport: str, event: Event) -> None:
         """Pass an event on to whoever listens."""

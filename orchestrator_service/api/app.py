@@ -21,6 +21,7 @@ from orchestrator_service.api.bodies import refusal_of_parameters
 from orchestrator_service.api.described import described
 from orchestrator_service.api.events import add_event_routes
 from orchestrator_service.api.gate import Gate
+from orchestrator_service.api.gates import add_gate_routes
 from orchestrator_service.api.goals import add_goal_routes
 from orchestrator_service.api.pages import add_pages
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem
@@ -28,6 +29,7 @@ from orchestrator_service.api.schedules import add_schedule_routes
 from orchestrator_service.api.sse import HEARTBEAT_S, Streams
 from orchestrator_service.api.tasks import TASKS, CancelOrder, add_task_routes
 from orchestrator_service.api.team import add_team_routes
+from orchestrator_service.api.usage import add_usage_routes
 from orchestrator_service.api.workers import add_worker_routes
 from orchestrator_service.desk import Desk
 from orchestrator_service.metrics import OrchestratorMetrics
@@ -92,6 +94,8 @@ def make_app(
     add_schedule_routes(app, desk)
     add_event_routes(app, desk, streams)
     add_team_routes(app, desk)
+    add_usage_routes(app, desk)
+    add_gate_routes(app, desk)
     add_pages(app, metrics, liveness=liveness, readiness=readiness, refresh=refresh)
     app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder])  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)

@@ -53,8 +53,9 @@ class RedisTransport:
         self._poll_s = poll_s
         self._position = position
         self._open_runs = open_runs
-        self._caller = RedisCaller(address)
-        self._tasks = RedisTasks(self._caller)
+        self.caller = RedisCaller(address)
+        """The way to that Redis."""
+        self._tasks = RedisTasks(self.caller)
         self._journals = RedisJournals(journals)
         self._news: RedisNews | None = None
         self._cancels: dict[str, str] = {}
@@ -131,7 +132,7 @@ class RedisTransport:
         """Hear results, events and heartbeats for the length of the block; what is there already is told first."""
         self._journals.keep(wire_id for _, wire_id in self._open_runs())
         news = RedisNews(
-            self._caller,
+            self.caller,
             self._tasks,
             self._journals,
             poll_s=self._poll_s,
@@ -149,7 +150,7 @@ class RedisTransport:
             await news.close()
             self._journals.close()
             with suppress(*failures()):
-                await self._caller.aclose()
+                await self.caller.aclose()
 
     async def _cancel_again(self) -> None:
         for wire_id, worker in list(self._cancels.items()):

@@ -27,6 +27,7 @@ CHANGES = {
     ("POST", "/api/v1/goals/{goal_id}/cancel"): Role.SUBMIT,
     ("POST", "/api/v1/workers/{name}/pause"): Role.ADMIN,
     ("POST", "/api/v1/workers/{name}/resume"): Role.ADMIN,
+    ("POST", "/api/v1/gates/{gate_id}/open"): Role.ADMIN,
     ("POST", "/api/v1/schedules"): Role.ADMIN,
     ("DELETE", "/api/v1/schedules/{name}"): Role.ADMIN,
     ("POST", "/api/v1/schedules/{name}/pause"): Role.ADMIN,
