@@ -196,7 +196,7 @@ def test_hook_rules_of_a_config_map_are_renewed_and_broken_ones_leave_those_befo
     name = node.config_map("hook-rules")
     good = json.loads(node.config_maps[name]["marie-hooks.json"])
     marie.changes_config_map(name, {**node.config_maps[name], "marie-hooks.json": json.dumps(good["hooks"][:1])})
-    reload = ("/opt/codehornets/bin/python", "-m", "orchestrator_service.cli", "control", "marie", "reload")
+    reload = ("codehornets", "control", "marie", "reload")
     told = marie.exec(*reload)
     assert "hook_rules" in told or "rules" in told
     broken = [{**good["hooks"][0], "event": "Nonsense"}]
