@@ -62,6 +62,8 @@ class Pod:
     init_log: str = ""
     container: str = ""
     seconds_to_ready: float = 0.0
+    """From the first of its volumes; at most, since it is looked at after those that were started with it."""
+    _began: float = 0.0
     _port: int = 0
     _memory: list[Path] = field(default_factory=list)
     _sources: dict[str, Path] = field(default_factory=dict)
@@ -152,6 +154,7 @@ class Pod:
         Raises:
             AssertionError: what runs before has failed; `init_log` has its words.
         """
+        self._began = time.monotonic()
         self.make_volumes()
         for container in self.spec.get("initContainers", []):
             ran = self.node.engine(
@@ -177,15 +180,17 @@ class Pod:
             told = self.node.engine("exec", self.container, *probe["exec"]["command"], check=False, timeout=30)
             return told.returncode == 0
         assert probe["httpGet"]["port"] == self.main["ports"][0]["name"]
-        url = f"http://127.0.0.1:{self._port}{probe['httpGet']['path']}"
         try:
-            return httpx.get(url, timeout=probe["timeoutSeconds"], trust_env=False).is_success
+            return self.get(probe["httpGet"]["path"], probe["timeoutSeconds"]).is_success
         except httpx.TransportError:
             return False
 
+    def get(self, path: str, timeout: float = 20) -> httpx.Response:
+        """Ask its HTTP port for a path."""
+        return httpx.get(f"http://127.0.0.1:{self._port}{path}", timeout=timeout, trust_env=False)
+
     def wait_ready(self, timeout: float = 60) -> None:
         """Wait for the startup probe, then for the readiness probe; ending meanwhile fails the test."""
-        began = time.monotonic()
         for name in ("startupProbe", "readinessProbe"):
 
             def succeeds(name: str = name) -> bool:
@@ -193,7 +198,7 @@ class Pod:
                 return self.probe(name)
 
             wait_until(succeeds, timeout, f"{name} of {self.name}")
-        self.seconds_to_ready = time.monotonic() - began
+        self.seconds_to_ready = time.monotonic() - self._began
 
     def log(self) -> str:
         """Return what its container has said."""

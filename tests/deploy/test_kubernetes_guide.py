@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agent_bus import VERSION
 from tests.deploy.manifests import KUSTOMIZE, OVERLAYS, named, of_kind, parse, render, run_kubectl
 from tests.deploy.tools import REPOSITORY, TOOLS, said
 from tests.docs_blocks import Block, blocks_of, prints
@@ -63,6 +64,7 @@ def test_what_needs_a_cluster_names_what_is_there(block: Block) -> None:
     for label in re.findall(r"codehornets\.ai/[\w-]+", block.text):
         assert label in manifests
     assert set(re.findall(r"secret generic (\w+)", block.text)) <= {"model", "redis"}
+    assert set(re.findall(r"codehornets-ai/\w+:([\w.]+)", block.text)) <= {VERSION}
     for key, value in re.findall(r"-l ([\w./-]+)=([\w-]+)", block.text):
         assert f"{key}: {value}\n" in manifests, f"nothing has the label {key}={value}"
 
