@@ -258,6 +258,16 @@ def test_mounts_and_volumes_belong_together(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RENDERS)
+def test_no_budget_holds_a_node(name: str) -> None:
+    budgets = of_kind(render(name), "PodDisruptionBudget")
+    assert len(budgets) == 4
+    for one in budgets:
+        assert one["spec"]["maxUnavailable"] == 1
+        # A limit of the model makes every replica not ready; without this none of them could be moved then.
+        assert one["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+@pytest.mark.parametrize("name", RENDERS)
 def test_selectors_find_their_pods_and_no_others(name: str) -> None:
     objects = render(name)
     labels = {pod_name: pod["metadata"]["labels"] for pod_name, pod in pods(objects)}
