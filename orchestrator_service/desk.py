@@ -116,6 +116,9 @@ class Desk(Protocol):
             OrderRefused: `after` is no position.
         """
 
+    def position(self) -> str:
+        """Return where the team's stream is now: `events` behind it misses nothing that happens from now on."""
+
     async def workers(self) -> list[WorkerRecord]:
         """Return all workers, by name."""
 

@@ -207,6 +207,10 @@ class Orchestrator:
         """See `desk.Desk`."""
         return follow_team(self._core, self._transports, after, agent=agent)
 
+    def position(self) -> str:
+        """See `desk.Desk`."""
+        return str(self._core.hub.last)
+
     # -- workers
 
     async def workers(self) -> list[WorkerRecord]:

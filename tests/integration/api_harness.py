@@ -180,6 +180,9 @@ class MemoryDesk:
         async for event in self._streamed(after):
             yield event
 
+    def position(self) -> str:
+        return "0"
+
     async def workers(self) -> list[WorkerRecord]:
         self._asked()
         return [WorkerRecord.model_validate(examples.WORKER)]
