@@ -24,6 +24,7 @@ from orchestrator_service.api.gate import Gate
 from orchestrator_service.api.goals import add_goal_routes
 from orchestrator_service.api.pages import add_pages
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem
+from orchestrator_service.api.questions import AnswerOrder, add_question_routes
 from orchestrator_service.api.schedules import add_schedule_routes
 from orchestrator_service.api.sse import HEARTBEAT_S, Streams
 from orchestrator_service.api.tasks import TASKS, CancelOrder, add_task_routes
@@ -45,6 +46,7 @@ _TAGS: Final = [
     {"name": "tasks", "description": "Hand in, look at, wait, cancel, retry."},
     {"name": "goals", "description": "What the orchestrator agent splits into tasks."},
     {"name": "schedules", "description": "Tasks that recur."},
+    {"name": "questions", "description": "What agents ask of people: may I use this tool?"},
     {"name": "workers", "description": "Who does the tasks."},
     {"name": "events", "description": "Server-sent events, resumable by Last-Event-ID."},
     {"name": "team", "description": "Money, rules and counts."},
@@ -90,10 +92,11 @@ def make_app(
     add_worker_routes(app, desk)
     add_goal_routes(app, desk, streams)
     add_schedule_routes(app, desk)
+    add_question_routes(app, desk)
     add_event_routes(app, desk, streams)
     add_team_routes(app, desk)
     add_pages(app, metrics, liveness=liveness, readiness=readiness, refresh=refresh)
-    app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder])  # type: ignore[method-assign]
+    app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder, AnswerOrder])  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(RequestValidationError, _wrong_parameters)
     # Tasks are handed in far more often than anything else is asked: what the framework's layers do for other routes
