@@ -10,10 +10,12 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from agent_bus.commands import Command, CommandName
+from agent_bus.questions import Decision
 from orchestrator_service.core import Core
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrderRefused, Unavailable
 from orchestrator_service.explain import waits_for
+from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger import queries
 from orchestrator_service.ledger.rows import record, summary
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder, TaskQuery
@@ -23,6 +25,7 @@ from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     ScheduleRecord,
     StreamEvent,
     Submission,
@@ -81,8 +84,9 @@ class GoalDesk(Protocol):
 class Orchestrator:
     """Implements `desk.Desk`; what each method promises is said there."""
 
-    def __init__(self, core: Core, transports: Mapping[str, Transport], reconciler: Reconciler) -> None:
+    def __init__(self, core: Core, transports: Mapping[str, Transport], reconciler: Reconciler, inbox: Inbox) -> None:
         self._core = core
+        self._inbox = inbox
         self._transports = transports
         self._reconciler = reconciler
         self.goal_desk: GoalDesk | None = None
@@ -299,6 +303,24 @@ class Orchestrator:
         else:
             await self._core.change(lambda step: None)
         return Told.model_construct(worker=self._worker(name), told=any(told))
+
+    # -- questions
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        """See `desk.Desk`."""
+        return await self._inbox.list(state=state, worker=worker, task_id=task_id, limit=limit)
+
+    async def question(self, question_id: str) -> QuestionRecord:
+        """See `desk.Desk`."""
+        return await self._inbox.get(question_id)
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        """See `desk.Desk`."""
+        return await self._inbox.answer(question_id, decision, asker, reason)
 
     # -- schedules
 

@@ -21,6 +21,7 @@ from orchestrator_service.core import Core
 from orchestrator_service.dispatching import Dispatcher
 from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.fleet import Fleet
+from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger.database import Database, open_database
 from orchestrator_service.orchestrator import Orchestrator
 from orchestrator_service.reconciliation import Reconciler
@@ -73,7 +74,9 @@ class Service:
         self.reconciler = Reconciler(
             self.core, self.clerk, self.dispatcher, self.transports, settings.shared / "results"
         )
-        self.desk = Orchestrator(self.core, self.transports, self.reconciler)
+        self.inbox = Inbox(self.core, self.transports)
+        self.clerk.on_question = self.inbox.hear
+        self.desk = Orchestrator(self.core, self.transports, self.reconciler, self.inbox)
         self.instance = f"{socket.gethostname()}-{os.getpid()}"
         self.place_found = anyio.Event()
         """Set once it has found its place again after the start."""
@@ -186,6 +189,7 @@ class Service:
             await anyio.sleep(self.settings.check_interval_s)
             try:
                 await self.reconciler.check()
+                await self.inbox.sweep()
                 await self._prune()
             except LedgerUnavailable:
                 continue

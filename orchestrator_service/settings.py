@@ -37,6 +37,8 @@ class Role(StrEnum):
     """Look at everything."""
     SUBMIT = "submit"
     """Hand in, cancel and retry tasks and goals."""
+    APPROVE = "approve"
+    """Answer the questions of agents."""
     ADMIN = "admin"
     """Pause workers, and change schedules."""
 
@@ -228,7 +230,7 @@ def _read_budget(read: Environment) -> BudgetSettings:
 def _read_api(read: Environment) -> ApiSettings:
     host = read.value("HTTP_HOST", str, "an address", "127.0.0.1")
     tokens = [
-        *read.value("API_TOKENS", _tokens, "lines of NAME:ROLE:TOKEN, the role read, submit or admin", ()),
+        *read.value("API_TOKENS", _tokens, "lines of NAME:ROLE:TOKEN, the role read, submit, approve or admin", ()),
         *read.value("API_TOKEN", _admin_token, "a token of at least 16 characters without spaces", ()),
     ]
     if not tokens and host not in LOOPBACK:

@@ -29,6 +29,7 @@ from orchestrator_service.api.live import LiveServer
 from orchestrator_service.api.login import add_login_routes
 from orchestrator_service.api.pages import add_pages
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem
+from orchestrator_service.api.questions import AnswerOrder, add_question_routes
 from orchestrator_service.api.schedules import add_schedule_routes
 from orchestrator_service.api.sse import HEARTBEAT_S, Streams
 from orchestrator_service.api.tasks import TASKS, CancelOrder, add_task_routes
@@ -50,6 +51,7 @@ _TAGS: Final = [
     {"name": "tasks", "description": "Hand in, look at, wait, cancel, retry."},
     {"name": "goals", "description": "What the orchestrator agent splits into tasks."},
     {"name": "schedules", "description": "Tasks that recur."},
+    {"name": "questions", "description": "What agents ask of people: may I use this tool?"},
     {"name": "workers", "description": "Who does the tasks."},
     {"name": "events", "description": "Server-sent events, resumable by Last-Event-ID."},
     {"name": "team", "description": "Money, rules and counts."},
@@ -94,16 +96,17 @@ def make_app(
     app.state.closing = closing = anyio.Event()
     streams = Streams(closing, metrics.sse_clients, heartbeat_s)
     doorkeeper = Doorkeeper(settings, sessions_file)
+    add_login_routes(app, doorkeeper)
+    add_dashboard(app, desk)
     add_task_routes(app, desk, streams, closing)
     add_worker_routes(app, desk)
     add_goal_routes(app, desk, streams)
     add_schedule_routes(app, desk)
+    add_question_routes(app, desk)
     add_event_routes(app, desk, streams)
     add_team_routes(app, desk)
     add_pages(app, metrics, liveness=liveness, readiness=readiness, refresh=refresh)
-    add_login_routes(app, doorkeeper)
-    add_dashboard(app, desk)
-    app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder])  # type: ignore[method-assign]
+    app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder, AnswerOrder])  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(RequestValidationError, _wrong_parameters)
     # Tasks are handed in far more often than anything else is asked: what the framework's layers do for other routes

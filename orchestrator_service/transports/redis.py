@@ -10,8 +10,10 @@ from pathlib import Path
 from agent_bus.commands import Command
 from agent_bus.errors import QueueUnavailable
 from agent_bus.messages import Result
+from agent_bus.questions import Answer, AnswerFate
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.connection import failures
+from agent_bus.redis.questions import RedisQuestions
 from agent_bus.redis.url import RedisAddress
 from orchestrator_service.transports.base import Dispatch, Ears, JournalLine, Place, Undelivered
 from orchestrator_service.transports.redis_journals import RedisJournals
@@ -55,6 +57,7 @@ class RedisTransport:
         self._open_runs = open_runs
         self._caller = RedisCaller(address)
         self._tasks = RedisTasks(self._caller)
+        self._questions = RedisQuestions(self._caller)
         self._journals = RedisJournals(journals)
         self._news: RedisNews | None = None
         self._cancels: dict[str, str] = {}
@@ -116,6 +119,13 @@ class RedisTransport:
         except QueueUnavailable:
             return False
 
+    async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        """Set the answer's key, unless there is one, and wake the worker."""
+        try:
+            return await self._questions.answer(worker, question_id, answer)
+        except QueueUnavailable:
+            return AnswerFate.UNREACHABLE
+
     async def running(self) -> dict[str, list[str]]:
         """Return who holds what; nothing while Redis is away, see `connected`."""
         workers = {*self._known(), *(worker for worker, _ in self._open_runs())}
@@ -134,6 +144,7 @@ class RedisTransport:
             self._caller,
             self._tasks,
             self._journals,
+            self._questions,
             poll_s=self._poll_s,
             position=self._position,
             known=self._known,
