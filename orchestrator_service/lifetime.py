@@ -49,6 +49,7 @@ async def run_orchestrator(settings: OrchestratorSettings) -> None:
                     settings.environ,
                     service.core.tell,
                     task_budget_usd=settings.budget.task_usd,
+                    day_of=service.book.day_of,
                 )
             )
             service.desk.goal_desk = goals

@@ -24,6 +24,7 @@ from orchestrator_service.api.dashboard import add_dashboard
 from orchestrator_service.api.described import described
 from orchestrator_service.api.events import add_event_routes
 from orchestrator_service.api.gate import Gate
+from orchestrator_service.api.gates import add_gate_routes
 from orchestrator_service.api.goals import add_goal_routes
 from orchestrator_service.api.live import LiveServer
 from orchestrator_service.api.login import add_login_routes
@@ -34,6 +35,7 @@ from orchestrator_service.api.schedules import add_schedule_routes
 from orchestrator_service.api.sse import HEARTBEAT_S, Streams
 from orchestrator_service.api.tasks import TASKS, CancelOrder, add_task_routes
 from orchestrator_service.api.team import add_team_routes
+from orchestrator_service.api.usage import add_usage_routes
 from orchestrator_service.api.workers import add_worker_routes
 from orchestrator_service.desk import Desk
 from orchestrator_service.metrics import OrchestratorMetrics
@@ -105,6 +107,8 @@ def make_app(
     add_question_routes(app, desk)
     add_event_routes(app, desk, streams)
     add_team_routes(app, desk)
+    add_usage_routes(app, desk)
+    add_gate_routes(app, desk)
     add_pages(app, metrics, liveness=liveness, readiness=readiness, refresh=refresh)
     app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder, AnswerOrder])  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)

@@ -67,7 +67,11 @@ class Window:
 
     def _listen(self, message: Any) -> None:
         # The network's own complaints (a refused login, a stopped server) are what some tests are about.
-        if message.type == "error" and "Failed to load resource" not in message.text and "WebSocket" not in message.text:
+        if (
+            message.type == "error"
+            and "Failed to load resource" not in message.text
+            and "WebSocket" not in message.text
+        ):
             self.complaints.append(message.text)
 
     def check(self) -> None:
