@@ -72,7 +72,7 @@ class Doorkeeper:
                 "of them, or set API_TOKEN.",
             )
         origin = header(scope, b"origin")
-        if origin is not None and origin not in self._origins and origin != f"{scope['scheme']}://{host}":
+        if origin is not None and origin not in self._origins and origin != f"{_of_pages(scope['scheme'])}://{host}":
             raise RequestRefused(
                 ProblemKind.ORIGIN_REFUSED,
                 f"Origin is {origin[:200]!r}; pages of other sites may ask only where CORS_ORIGINS names them.",
@@ -185,6 +185,11 @@ def header(scope: Scope, name: bytes) -> str | None:
             found: bytes = value
             return found.decode("latin-1")
     return None
+
+
+def _of_pages(scheme: str) -> str:
+    """Return the scheme of the pages that may open a connection of this one."""
+    return {"ws": "http", "wss": "https"}.get(scheme, scheme)
 
 
 def _host_name(host: str) -> str:

@@ -41,7 +41,8 @@ export function duration(seconds) {
 /** Return US dollars; those of a subscription, which nobody is billed, say so. */
 export function money(value, notional = false) {
   if (value === null || value === undefined) return "–";
-  const digits = value !== 0 && Math.abs(value) < 0.995 ? (Math.abs(value) < 0.01 ? 4 : 3) : 2;
+  const size = Math.abs(value);
+  const digits = value === 0 || size >= 0.0995 ? 2 : size < 0.01 ? 4 : 3;
   return `${notional ? "≈ " : ""}$${value.toFixed(digits)}`;
 }
 

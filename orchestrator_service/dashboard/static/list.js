@@ -1,6 +1,6 @@
 // A list of any length: only the rows that can be seen are elements, and those are used again while it scrolls.
 
-import { h, say } from "./dom.js";
+import { h } from "./dom.js";
 
 const BEYOND = 8;
 /** Browsers stop drawing elements that are higher; a list that is longer than that is scrolled in proportion. */
@@ -127,4 +127,4 @@ export class VirtualList {
   }
 }
 
-export { say };
+

@@ -6,16 +6,23 @@ import * as format from "./format.js";
 import { askFor, card, doing, gathered, pill, pretty, time, trouble } from "./parts.js";
 import { may } from "./session.js";
 
-function remaining(until) {
+function remaining(until, policy) {
   const left = format.secondsBetween(new Date(), until);
-  return left > 0 ? `denied in ${format.duration(Math.ceil(left))} if nobody answers` : "its time is over";
+  const outcome = { deny: "denied", fail: "the task fails" }[policy] ?? "decided";
+  return left > 0 ? `${outcome} in ${format.duration(Math.ceil(left))} if nobody answers` : "its time is over";
 }
 
 export function questionBox(question, again) {
   const answer = (verb, reason) => post(`/questions/${segment(question.question_id)}/${verb}`, reason ? { reason } : {}).finally(again);
+  const asksForWords = question.tool === "AskUserQuestion";
   const buttons = question.state === "open" && may("approve") ? h(
     "div", { class: "inline" },
-    doing("Approve", () => answer("approve"), { kind: "first", done: "Approved." }),
+    asksForWords
+      ? doing("Answer …", async () => {
+        const words = await askFor({ title: question.summary, label: "Your answer", action: "Answer", needed: true });
+        return words ? (await answer("approve", words), true) : false;
+      }, { kind: "first", done: "Answered." })
+      : doing("Approve", () => answer("approve"), { kind: "first", done: "Approved." }),
     doing("Deny …", async () => {
       const reason = await askFor({ title: "Deny this?", label: "Reason; the agent is told (optional)", action: "Deny", kind: "bad" });
       return reason === null ? false : (await answer("deny", reason), true);
@@ -26,9 +33,10 @@ export function questionBox(question, again) {
     "li", { "data-question": question.question_id },
     h("div", { class: "apart" }, h("div", { class: "inline" }, h("strong", {}, question.tool), pill(question.state)), h("span", { class: "faint small" }, time(question.asked_at))),
     h("p", {}, question.summary),
+    question.asked_because ? h("p", { class: "small soft" }, question.asked_because) : null,
     h("details", {}, h("summary", {}, "What it wants to do"), pretty(question.input)),
     h("p", { class: "small soft" }, question.worker, " · ", h("a", { href: `/tasks/${segment(question.task_id)}` }, question.task_id),
-      question.state === "open" && question.expires_at ? ` · ${remaining(question.expires_at)}` : ""),
+      question.state === "open" && question.expires_at ? ` · ${remaining(question.expires_at, question.policy)}` : ""),
     told, buttons,
   );
 }

@@ -1,6 +1,6 @@
 // What an agent says and does, as it comes; a tool's answer is shown with its call.
 
-import { h, say } from "./dom.js";
+import { h } from "./dom.js";
 import * as format from "./format.js";
 import { pretty } from "./parts.js";
 
@@ -70,4 +70,4 @@ export class Transcript {
   }
 }
 
-export { say };
+

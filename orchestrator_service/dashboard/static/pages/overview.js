@@ -13,7 +13,6 @@ import { openSubmit } from "../submit.js";
 import { WorkerCard } from "../workers.js";
 
 const SPANS = { "1h": [3600, 60], "24h": [86_400, 1800], "7d": [7 * 86_400, 6 * 3600] };
-const OPEN = "blocked,scheduled,ready,sent,running";
 
 const sum = (values) => (values ?? []).reduce((total, value) => total + (value ?? 0), 0);
 const lastOf = (values) => (values ?? []).filter((value) => value !== null && value !== undefined).at(-1) ?? null;
@@ -183,4 +182,4 @@ export function overviewPage(_, { go, title }) {
   };
 }
 
-export { OPEN };
+

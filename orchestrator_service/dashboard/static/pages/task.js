@@ -145,7 +145,7 @@ export function taskPage(taskId, { title }) {
   function note(event) {
     const more = details(event);
     timeline.append(h("li", {}, h("i", { class: `dot ${kindOfEvent(event)}`, "aria-hidden": "true" }), h("span", {}, words(event), more ? h("span", { class: "faint" }, ` · ${more}`) : null), h("span", { class: "faint" }, time(event.timestamp))));
-    if (task === null) return;
+    if (task === null || new Date(event.timestamp) <= newestMoment(task)) return;
     if (apply(task, event)) {
       showHeading();
       showFacts();
@@ -166,6 +166,11 @@ export function taskPage(taskId, { title }) {
       questions.stop();
     },
   };
+}
+
+/** What the orchestrator told of a task holds all events up to here; those that come again are history. */
+function newestMoment(task) {
+  return new Date(Math.max(...[task.submitted_at, task.sent_at, task.started_at, task.ended_at].map((at) => (at ? new Date(at).getTime() : 0))));
 }
 
 function isJson(text) {

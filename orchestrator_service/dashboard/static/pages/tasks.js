@@ -5,8 +5,7 @@ import { h, say } from "../dom.js";
 import { apply } from "../events.js";
 import * as format from "../format.js";
 import { VirtualList } from "../list.js";
-import { live } from "../live.js";
-import { doing, empty, gathered, kindOf, trouble, wordOf } from "../parts.js";
+import { empty, gathered, kindOf, trouble, wordOf } from "../parts.js";
 import { may } from "../session.js";
 import { openSubmit } from "../submit.js";
 
@@ -228,4 +227,4 @@ export function tasksPage(_, { go, title }) {
   };
 }
 
-export { doing, live };
+
