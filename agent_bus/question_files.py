@@ -7,6 +7,7 @@ name itself, so that an answer which comes later is told that it is late.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -80,10 +81,21 @@ class QuestionFiles:
         except OSError:
             return 0.0
 
+    def is_no_file(self, question_id: str) -> bool:
+        """Tell whether what lies in the answer's place is a link, a directory or the like: it will never be more."""
+        try:
+            return not stat.S_ISREG(self.answer_path(question_id).lstat().st_mode)
+        except OSError:
+            return False
+
     def drop_answer(self, question_id: str) -> None:
         """Take away what lies in the answer's place, so that a good one can come."""
+        path = self.answer_path(question_id)
         with suppress(OSError):
-            self.answer_path(question_id).unlink()
+            if path.is_dir() and not path.is_symlink():
+                path.rmdir()
+            else:
+                path.unlink()
 
     # -- for everybody
 

@@ -92,6 +92,8 @@ class RedisNews:
         self._asked: dict[tuple[str, str], None] = {}
         """Questions of which something is told: worker and id."""
         self._asked_wanted = asyncio.Event()
+        self._all_asked = True
+        """Whether all questions are to be looked at."""
         self._poll_s = poll_s
         self._position = position or "0-0"
         self._known = known
@@ -285,9 +287,12 @@ class RedisNews:
 
     async def _look_at_questions_forever(self, caught_up: asyncio.Event) -> None:
         await caught_up.wait()
-        async for question in self._questions.all():
-            self._ears.hear_question(REDIS, question)
+        self._all_asked = True
         while True:
+            if self._all_asked:
+                self._all_asked = False
+                async for question in self._questions.all():
+                    self._ears.hear_question(REDIS, question)
             await self._asked_wanted.wait()
             self._asked_wanted.clear()
             while self._asked:
@@ -330,6 +335,10 @@ class RedisNews:
                 if is_worker_name(beat.worker):
                     self._beating.add(beat.worker)
                     self._ears.hear_heartbeat(REDIS, beat)
+                    if beat.open_questions:
+                        # A worker that only polls tells of nothing else.
+                        self._all_asked = True
+                        self._asked_wanted.set()
 
 
 async def _first_to_fail(*coroutines: Coroutine[Any, Any, None]) -> None:
