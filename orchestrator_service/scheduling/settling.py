@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agent_bus.messages import Result, TaskStatus, encode_result
+from orchestrator_service.ledger.usage import count_run, tokens_of
 from orchestrator_service.orders import RetryPolicy
 from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.lifecycle import Row, end, find, get, release
@@ -69,7 +70,8 @@ def _close_run(step: Step, heard: HeardResult, started: float | None, cost: floa
     result = heard.result
     step.connection.execute(
         "UPDATE runs SET ended_at = ?, started_at = ?, status = ?, session_id = ?, attempts = ?, cost_usd = ?,"
-        " error_kind = ?, error_message = ?, event_position = ? WHERE wire_id = ?",
+        " error_kind = ?, error_message = ?, event_position = ?, notional = ?, model = ?, input_tokens = ?,"
+        " output_tokens = ?, cache_read_tokens = ?, cache_creation_tokens = ? WHERE wire_id = ?",
         (
             step.now,
             started,
@@ -80,12 +82,16 @@ def _close_run(step: Step, heard: HeardResult, started: float | None, cost: floa
             None if result.error is None else result.error.kind,
             None if result.error is None else result.error.message,
             heard.event_position,
+            result.cost_is_notional,
+            result.model,
+            *tokens_of(result),
             result.task_id,
         ),
     )
     step.connection.execute(
         "INSERT OR REPLACE INTO results (wire_id, body) VALUES (?, ?)", (result.task_id, encode_result(result))
     )
+    count_run(step.connection, result.task_id)
 
 
 def _judge(step: Step, row: Row, result: Result, number: int) -> None:
