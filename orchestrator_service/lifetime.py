@@ -63,6 +63,7 @@ async def run_orchestrator(settings: OrchestratorSettings) -> None:
                 readiness=service.readiness,
                 refresh=observation.refresh,
                 mcp=mcp,
+                sessions_file=settings.ledger.parent / "sessions.json",
             )
             server = ApiServer(app)
             tasks = await stack.enter_async_context(anyio.create_task_group())

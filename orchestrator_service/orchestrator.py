@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from agent_bus.commands import Command, CommandName
+from agent_bus.questions import Decision
 from orchestrator_service import bookkeeping
 from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
 from orchestrator_service.core import Core
@@ -17,6 +18,7 @@ from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrderRefused, Unavailable
 from orchestrator_service.explain import waits_for
 from orchestrator_service.gatekeeper import Gatekeeper
+from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger import queries
 from orchestrator_service.ledger.listing import page
 from orchestrator_service.ledger.rows import record, summary
@@ -27,6 +29,7 @@ from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     ScheduleRecord,
     StreamEvent,
     Submission,
@@ -86,9 +89,15 @@ class Orchestrator:
     """Implements `desk.Desk`; what each method promises is said there."""
 
     def __init__(
-        self, core: Core, transports: Mapping[str, Transport], reconciler: Reconciler, gatekeeper: Gatekeeper
+        self,
+        core: Core,
+        transports: Mapping[str, Transport],
+        reconciler: Reconciler,
+        inbox: Inbox,
+        gatekeeper: Gatekeeper,
     ) -> None:
         self._core = core
+        self._inbox = inbox
         self._transports = transports
         self._reconciler = reconciler
         self._gatekeeper = gatekeeper
@@ -214,6 +223,10 @@ class Orchestrator:
         """See `desk.Desk`."""
         return follow_team(self._core, self._transports, after, agent=agent)
 
+    def position(self) -> str:
+        """See `desk.Desk`."""
+        return str(self._core.hub.last)
+
     # -- workers
 
     async def workers(self) -> list[WorkerRecord]:
@@ -302,6 +315,24 @@ class Orchestrator:
         else:
             await self._core.change(lambda step: None)
         return Told.model_construct(worker=self._worker(name), told=any(told))
+
+    # -- questions
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        """See `desk.Desk`."""
+        return await self._inbox.list(state=state, worker=worker, task_id=task_id, limit=limit)
+
+    async def question(self, question_id: str) -> QuestionRecord:
+        """See `desk.Desk`."""
+        return await self._inbox.get(question_id)
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        """See `desk.Desk`."""
+        return await self._inbox.answer(question_id, decision, asker, reason)
 
     # -- schedules
 

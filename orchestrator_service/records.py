@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_bus.messages import Result, TaskError
+from agent_bus.messages import OnQuestion, Result, TaskError
+from agent_bus.questions import Decision, QuestionState
 
 _FROZEN: Final = ConfigDict(frozen=True)
 
@@ -307,6 +308,35 @@ class GoalRecord(BaseModel):
     notional_cost_usd: float = 0.0
     """The part of it that a subscription covers: nobody is billed for it."""
     metadata: dict[str, Any]
+
+
+class QuestionRecord(BaseModel):
+    """A question of an agent to a person, and what came of it."""
+
+    model_config = _FROZEN
+
+    question_id: str
+    task_id: str
+    worker: str
+    tool: str
+    input: dict[str, Any]
+    """What the tool would be given; long texts are cut and say so."""
+    summary: str
+    """One line for a person."""
+    asked_because: str | None
+    """Why Claude Code asks, where it says so."""
+    policy: OnQuestion
+    """What becomes of it when nobody answers."""
+    asked_at: datetime
+    expires_at: datetime | None
+    """When the policy decides; None means never."""
+    state: QuestionState
+    decision: Decision | None
+    answered_by: str | None
+    answered_at: datetime | None
+    """When it came to its end, in whatever way."""
+    reason: str | None
+    """What the person said, or why it was withdrawn."""
 
 
 class Budget(BaseModel):

@@ -22,6 +22,7 @@ from orchestrator_service.dispatching import Dispatcher
 from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.fleet import Fleet
 from orchestrator_service.gatekeeper import Gatekeeper
+from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger.database import Database, open_database
 from orchestrator_service.ledger.series import add_sample
 from orchestrator_service.orchestrator import Orchestrator
@@ -77,9 +78,11 @@ class Service:
         self.reconciler = Reconciler(
             self.core, self.clerk, self.dispatcher, self.transports, settings.shared / "results"
         )
+        self.inbox = Inbox(self.core, self.transports)
+        self.clerk.on_question = self.inbox.hear
         self.gatekeeper = Gatekeeper(self.core, self.transports, settings.shared / "gates")
         self.clerk.on_beat = self.gatekeeper.hear
-        self.desk = Orchestrator(self.core, self.transports, self.reconciler, self.gatekeeper)
+        self.desk = Orchestrator(self.core, self.transports, self.reconciler, self.inbox, self.gatekeeper)
         self.instance = f"{socket.gethostname()}-{os.getpid()}"
         self.place_found = anyio.Event()
         """Set once it has found its place again after the start."""
@@ -193,6 +196,7 @@ class Service:
             await anyio.sleep(self.settings.check_interval_s)
             try:
                 await self.reconciler.check()
+                await self.inbox.sweep()
                 await self._prune()
             except LedgerUnavailable:
                 continue

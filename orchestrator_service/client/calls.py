@@ -24,6 +24,7 @@ from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     ScheduleRecord,
     Submission,
     TaskPage,
@@ -269,6 +270,26 @@ def goal(goal_id: str) -> Call[GoalRecord]:
 def cancel_goal(goal_id: str) -> Call[GoalRecord]:
     """End a goal and its tasks."""
     return _post(f"/goals/{segment(goal_id)}/cancel", GoalRecord)
+
+
+def questions(
+    state: str = "open", *, worker: str | None = None, task_id: str | None = None, limit: int = 100
+) -> Call[list[QuestionRecord]]:
+    """List the questions of agents, newest first; `state` is `open`, `answered` or `all`."""
+    query = [("state", state), ("limit", str(limit))]
+    query += [(name, value) for name, value in (("worker", worker), ("task", task_id)) if value is not None]
+    return _get("/questions", list[QuestionRecord], query)
+
+
+def question(question_id: str) -> Call[QuestionRecord]:
+    """Tell all of a question."""
+    return _get(f"/questions/{segment(question_id)}", QuestionRecord)
+
+
+def answer_question(question_id: str, *, allow: bool, reason: str | None = None) -> Call[QuestionRecord]:
+    """Answer a question; refused with 409 where another answer came first."""
+    verb = "approve" if allow else "deny"
+    return _post(f"/questions/{segment(question_id)}/{verb}", QuestionRecord, {"reason": reason} if reason else {})
 
 
 def budget() -> Call[Budget]:

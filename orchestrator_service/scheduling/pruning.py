@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from orchestrator_service.ledger import questions
 from orchestrator_service.ledger.series import prune_samples
 from orchestrator_service.ledger.usage import prune_usage
 from orchestrator_service.scheduling.step import Step
@@ -33,6 +34,7 @@ def prune(step: Step, before: float) -> int:
         step.connection.execute("DELETE FROM dependencies WHERE needs = ?", (seq,))
         step.connection.execute("DELETE FROM tasks WHERE seq = ?", (seq,))
         step.book.moved(state, None)
+    questions.prune(step.connection, before)
     step.connection.execute("DELETE FROM events WHERE task_id IS NULL AND at < ?", (before,))
     step.connection.execute("DELETE FROM goal_turns WHERE at < ?", (before,))
     step.connection.execute(

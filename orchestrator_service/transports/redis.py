@@ -10,8 +10,10 @@ from pathlib import Path
 from agent_bus.commands import Command
 from agent_bus.errors import QueueUnavailable
 from agent_bus.messages import Result
+from agent_bus.questions import Answer, AnswerFate
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.connection import failures
+from agent_bus.redis.questions import RedisQuestions
 from agent_bus.redis.url import RedisAddress
 from orchestrator_service.transports.base import Dispatch, Ears, JournalLine, Place, Undelivered
 from orchestrator_service.transports.redis_journals import RedisJournals
@@ -56,6 +58,7 @@ class RedisTransport:
         self.caller = RedisCaller(address)
         """The way to that Redis."""
         self._tasks = RedisTasks(self.caller)
+        self._questions = RedisQuestions(self.caller)
         self._journals = RedisJournals(journals)
         self._news: RedisNews | None = None
         self._cancels: dict[str, str] = {}
@@ -117,6 +120,13 @@ class RedisTransport:
         except QueueUnavailable:
             return False
 
+    async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        """Set the answer's key, unless there is one, and wake the worker."""
+        try:
+            return await self._questions.answer(worker, question_id, answer)
+        except QueueUnavailable:
+            return AnswerFate.UNREACHABLE
+
     async def running(self) -> dict[str, list[str]]:
         """Return who holds what; nothing while Redis is away, see `connected`."""
         workers = {*self._known(), *(worker for worker, _ in self._open_runs())}
@@ -135,6 +145,7 @@ class RedisTransport:
             self.caller,
             self._tasks,
             self._journals,
+            self._questions,
             poll_s=self._poll_s,
             position=self._position,
             known=self._known,

@@ -16,6 +16,7 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from agent_bus.questions import Decision
 from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
 from orchestrator_service.api import examples, money_examples
 from orchestrator_service.api.app import ApiServer, make_app
@@ -28,6 +29,7 @@ from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     Route,
     ScheduleRecord,
     StreamEvent,
@@ -63,6 +65,8 @@ class MemoryDesk:
         self.stream: asyncio.Queue[StreamEvent | None] = asyncio.Queue(8)
         self.open_streams = 0
         self.goal_record = GoalRecord.model_validate(examples.GOAL)
+        self.question_record = QuestionRecord.model_validate(examples.QUESTION)
+        self.question_queries: list[tuple[str, str | None, str | None, int]] = []
         self.made_schedules: dict[str, ScheduleRecord] = {}
 
     def _asked(self, asker: Asker | None = None) -> None:
@@ -182,6 +186,9 @@ class MemoryDesk:
         async for event in self._streamed(after):
             yield event
 
+    def position(self) -> str:
+        return "0"
+
     async def workers(self) -> list[WorkerRecord]:
         self._asked()
         return [WorkerRecord.model_validate(examples.WORKER)]
@@ -199,6 +206,31 @@ class MemoryDesk:
     async def resume(self, name: str, asker: Asker) -> Told:
         self._asked(asker)
         return Told(worker=await self.worker(name), told=True)
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        self._asked()
+        self.question_queries.append((state, worker, task_id, limit))
+        return [self.question_record][:limit]
+
+    async def question(self, question_id: str) -> QuestionRecord:
+        self._asked()
+        if question_id != self.question_record.question_id:
+            raise NotKnown("question", question_id)
+        return self.question_record
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        self._asked(asker)
+        found = await self.question(question_id)
+        if found.decision is not None:
+            raise Conflict(f"Question {question_id} was answered already.")
+        state = "allowed" if decision is Decision.ALLOW else "denied"
+        changes = {"state": state, "decision": decision, "answered_by": asker.name, "reason": reason}
+        self.question_record = QuestionRecord.model_validate({**examples.APPROVED_QUESTION, **changes})
+        return self.question_record
 
     async def create_schedule(self, order: ScheduleOrder, asker: Asker) -> ScheduleRecord:
         self._asked(asker)

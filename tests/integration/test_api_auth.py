@@ -25,6 +25,8 @@ CHANGES = {
     ("POST", "/api/v1/tasks/{task_id}/retry"): Role.SUBMIT,
     ("POST", "/api/v1/goals"): Role.SUBMIT,
     ("POST", "/api/v1/goals/{goal_id}/cancel"): Role.SUBMIT,
+    ("POST", "/api/v1/questions/{question_id}/approve"): Role.APPROVE,
+    ("POST", "/api/v1/questions/{question_id}/deny"): Role.APPROVE,
     ("POST", "/api/v1/workers/{name}/pause"): Role.ADMIN,
     ("POST", "/api/v1/workers/{name}/resume"): Role.ADMIN,
     ("POST", "/api/v1/gates/{gate_id}/open"): Role.ADMIN,
