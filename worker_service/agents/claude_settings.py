@@ -25,6 +25,7 @@ MACHINERY: Final = (
     "events",
     "watcher-logs",
     "hooks-config",
+    "questions",
 )
 """Directories of the shared directory that no agent has any business in; its workspace may lie beside them."""
 
@@ -49,6 +50,7 @@ def machinery(layout: WorkerLayout) -> list[Path]:
         layout.gates,
         layout.hooks_config,
         layout.orchestrator_triggers,
+        layout.questions,
     ]
     found: dict[Path, None] = {}
     for path in (*named, *own):
