@@ -86,6 +86,8 @@ class Task(BaseModel):
     session: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Tasks that name the same session share one conversation, oldest first, one at a time."""
     workspace: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    worktree: bool | None = None
+    """Whether it runs in a worktree of its own; None means what the worker's `WORKTREES` says."""
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")] | None = None
     allowed_tools: list[Annotated[str, Field(min_length=1, max_length=500)]] | None = None
     max_turns: Annotated[int, Field(ge=1)] | None = None
@@ -125,6 +127,15 @@ class Result(BaseModel):
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    worktree: str | None = None
+    """The directory of its own that it ran in, where that is still there."""
+    branch: str | None = None
+    commit: str | None = None
+    """The last commit on that branch."""
+    changes: str | None = None
+    """What it left in its worktree: `none`, `committed` or `uncommitted`; None where it had none."""
+    changes_note: str | None = None
+    """Why not everything is committed."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime

@@ -43,6 +43,8 @@ from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.transports.base import Transport
 from worker_service.transports.files import FileTransport
 from worker_service.transports.redis import RedisTransport
+from worker_service.workspaces.desk import Workspaces
+from worker_service.workspaces.keeper import Keeper
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Worker:
             max_attempts=settings.max_attempts,
             park_on_limit=settings.claude.park_on_limit,
         )
+        workspaces = Workspaces(settings)
         self.runner = TaskRunner(
             dispatching,
             queue=self.queue,
@@ -104,7 +107,9 @@ class Worker:
             keep_journals=self.files is not None,
             notices=None if self.files is None else self.files.queue.notices,
             on_failure=self._tell_failure,
+            workspaces=workspaces,
         )
+        self.keeper = Keeper(workspaces, keep_s=settings.worktree_keep_s)
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
         if self.files is not None:
             self.files.prove(self.dispatcher, self._announce_probe())
@@ -131,6 +136,7 @@ class Worker:
             transports=self.transports,
             bells=lambda: self.bells,
         )
+        self.health.others.append(workspaces.finding)
         if isinstance(agent, ClaudeAgent):
             fence = Finding("isolation", True, agent.isolation.text)
             self.health.others.append(lambda: fence)
@@ -391,6 +397,7 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                     workings.start_soon(transport.run_forever, name="transport")
                 workings.start_soon(worker.dispatcher.run_forever, name="dispatcher")
                 workings.start_soon(worker.pulse.run_forever, name="heartbeat")
+                workings.start_soon(worker.keeper.run_forever, name="worktrees")
                 workings.start_soon(worker.desk.run_forever, name="control")
                 workings.start_soon(agent.serve_forever, name="agent")
                 worker.start()

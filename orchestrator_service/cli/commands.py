@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator_service.cli import api_commands, backup_commands, field_commands
+from orchestrator_service.cli import api_commands, backup_commands, field_commands, worktree_commands
 from orchestrator_service.cli.options import (
     Agent,
     Api,
@@ -250,6 +250,7 @@ def watch(
 api_commands.register(app)
 backup_commands.register(app)
 field_commands.register(app)
+worktree_commands.register(app)
 
 
 @dead_letters_app.callback(invoke_without_command=True)
