@@ -42,7 +42,7 @@ class Keeper:
         while True:
             self._ended = anyio.Event()
             try:
-                wait_s = await anyio.to_thread.run_sync(self._tidy, git)
+                wait_s = await anyio.to_thread.run_sync(self.tidy, git)
             except OSError as error:
                 log.warning("worktrees cannot be looked at: %s", error, extra={"action": "worktrees_unreadable"})
                 wait_s = _AGAIN_S
@@ -51,7 +51,7 @@ class Keeper:
             else:
                 await anyio.sleep(wait_s)
 
-    def _tidy(self, git: Git) -> float | None:
+    def tidy(self, git: Git) -> float | None:
         """Remove what may go; return the seconds until the next is due, None where there is none."""
         looked_at = set()
         for verdict in prune(self._workspaces.book, git, keep_s=self._keep_s):
