@@ -38,6 +38,8 @@ _HANDED_ON: Final = (
     "output_schema",
     "max_attempts",
     "on_interrupt",
+    "on_question",
+    "question_timeout",
 )
 
 _Head = tuple[int, int, str, str | None, float | None]

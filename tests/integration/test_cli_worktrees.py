@@ -14,9 +14,11 @@ from orchestrator_service.checks import check_all
 from orchestrator_service.cli import run
 from orchestrator_service.findings import Grade
 from orchestrator_service.team import read_team
+from orchestrator_service.worker_environment import worker_environment
 from service_kit.worktrees.records import RecordBook
 from tests.git_repository import make_repository
 from tests.integration.worktree_bench import Bench
+from worker_service.settings import Worktrees, read_settings
 
 
 @pytest.fixture
@@ -109,3 +111,33 @@ def test_listing_needs_no_more_than_the_command(bench: Bench) -> None:
         [sys.executable, "-m", "orchestrator_service.cli", "worktrees"], capture_output=True, text=True, check=False
     )
     assert (run.returncode, run.stdout, run.stderr) == (0, "There are no worktrees of tasks.\n", "")
+
+
+def test_submit_asks_for_one(bench: Bench, tmp_path: Path) -> None:
+    for option, asked in (("--worktree", True), ("--no-worktree", False)):
+        assert run(["submit", "marie", "hello", "--id", f"t{asked}", option]) == 0
+        trigger = tmp_path / "shared" / "triggers" / "marie" / f"task-t{asked}.trigger"
+        assert json.loads(trigger.read_text())["worktree"] is asked
+    assert run(["submit", "marie", "hello", "--id", "silent"]) == 0
+    assert "worktree" not in json.loads(
+        (tmp_path / "shared" / "triggers" / "marie" / "task-silent.trigger").read_text()
+    )
+
+
+def test_a_team_file_sets_them_for_its_workers(tmp_path: Path) -> None:
+    (tmp_path / "team.toml").write_text('[defaults]\nworktrees = "on"\nworktree_keep = 60\n[workers.marie]\n')
+    team = read_team(tmp_path / "team.toml")
+    environ = worker_environment(team, team.workers["marie"], {}, shared_dir=tmp_path / "shared", agent="echo")
+    settings = read_settings({**environ, "WORKSPACE": str(tmp_path)})
+    assert (settings.worktrees, settings.worktree_keep_s) == (Worktrees.ON, 60)
+    assert settings.worktree_dir == tmp_path / "shared" / "worktrees" / "marie"
+    assert settings.worktree_records == tmp_path / "shared" / "tasks" / "marie" / "worktrees"
+
+
+def test_with_redis_alone_they_are_in_the_home_of_the_conversations(tmp_path: Path) -> None:
+    environ = {"WORKER_NAME": "marie", "REDIS_URL": "redis://localhost:1", "HOME": str(tmp_path), "AGENT": "echo"}
+    settings = read_settings(environ)
+    if not settings.serves_files:
+        assert settings.worktree_dir == tmp_path / ".codehornets" / "worktrees" / "marie"
+    moved = read_settings({**environ, "WORKTREE_DIR": str(tmp_path / "big")})
+    assert moved.worktree_dir == tmp_path / "big" / "marie"
