@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -160,8 +160,7 @@ def _make(book: RecordBook, record: WorktreeRecord, start: str, bare: Git, *, fr
         git_dir = find_admin(record.common, record.path)
         if git_dir is None:
             raise NotMade(f"{record.path} is not where git made it; a part of it may be a link")
-        # As many processes as there are cores: a checkout is mostly waiting.
-        git = replace(bare.at(git_dir, record.path).without_filters(), settings={"checkout.workers": "0"})
+        git = bare.at(git_dir, record.path).without_filters()
         git.run("reset", "--quiet", "--hard")
     except BaseException:
         _undo(record, bare, fresh=fresh)

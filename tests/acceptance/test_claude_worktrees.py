@@ -216,7 +216,8 @@ async def test_with_isolation_an_agent_commits_and_cannot_change_what_git_runs(
     (common / "hooks").mkdir(exist_ok=True)
     before = (common / "config").read_text()
     api.when("commit", *(tool_use("Bash", {"command": command}) for command in commands), reply("done"))
-    async with open_worker(settings_of(AGENT_ISOLATION="on")):
+    # Nobody is there to be asked whether the configuration may be written.
+    async with open_worker(settings_of(AGENT_ISOLATION="on", QUESTIONS="off")):
         client.submit("t1", "commit")
         await until(client.has_result("t1"), 60)
     came = [block for seen in api.requests for block in seen.tool_results]
