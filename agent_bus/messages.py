@@ -97,6 +97,8 @@ class Task(BaseModel):
     session: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Tasks that name the same session share one conversation, oldest first, one at a time."""
     workspace: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    worktree: bool | None = None
+    """Whether it runs in a worktree of its own; None means what the worker's `WORKTREES` says."""
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")] | None = None
     allowed_tools: list[Annotated[str, Field(min_length=1, max_length=500)]] | None = None
     max_turns: Annotated[int, Field(ge=1)] | None = None
@@ -144,6 +146,15 @@ class Result(BaseModel):
     """Whether a subscription covers that cost, so that nobody is billed for it; None where there is no telling."""
     model: str | None = None
     """The model that Claude Code named at the beginning of the session."""
+    worktree: str | None = None
+    """The directory of its own that it ran in, where that is still there."""
+    branch: str | None = None
+    commit: str | None = None
+    """The last commit on that branch."""
+    changes: str | None = None
+    """What it left in its worktree: `none`, `committed` or `uncommitted`; None where it had none."""
+    changes_note: str | None = None
+    """Why not everything is committed."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime

@@ -21,6 +21,7 @@ from benchmarks.peers.processes import PeerError
 from benchmarks.peers.redis_server import open_redis
 from benchmarks.rig import DISK, MEMORY, say
 from benchmarks.table import QUICK, Row, Scale, table
+from benchmarks.worktrees import measure_worktrees
 
 SLOTS = 10
 
@@ -229,7 +230,7 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parts_there = ("files", "control", "redis", "claude", "hooks", "orchestrator", "peers")
+    parts_there = ("files", "control", "redis", "claude", "hooks", "worktrees", "orchestrator", "peers")
     parser.add_argument("--only", choices=parts_there, help="one part alone")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args()
@@ -252,6 +253,8 @@ def main() -> None:
             parts["claude"] = lambda: measure_claude(scale)
         if options.only in (None, "hooks"):
             parts["hooks"] = lambda: measure_hooks(scale)
+        if options.only in (None, "worktrees"):
+            parts["worktrees"] = lambda: measure_worktrees(scale)
         if options.only in (None, "orchestrator"):
             parts["orchestrator"] = lambda: measure_orchestrator(scale)
         rows: list[Row] = []

@@ -83,6 +83,8 @@ class TaskOrder(BaseModel):
     session: Words | None = None
     """Tasks that name the same session share one conversation, at one worker."""
     workspace: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    worktree: bool | None = None
+    """Whether it runs in a git worktree of its own; None means as the worker is set."""
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")] | None = None
     allowed_tools: (
         Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=500)] | None

@@ -25,10 +25,12 @@ EXAMPLE_TEAM: Final = Path(__file__).parent / "example_team" / TEAM_FILE_NAME
 
 MODES: Final = ("polling", "event-driven", "hooks", "hybrid")
 AGENTS: Final = ("auto", "claude", "command", "echo")
+WORKTREES: Final = ("auto", "on", "off")
 PERMISSION_MODES: Final = ("default", "acceptEdits", "plan", "dontAsk", "auto", "bypassPermissions")
 
 _PLACES: Final = ("SHARED_DIR", "TASK_DIR", "RESULT_DIR", "TRIGGER_DIR", "PIPE_DIR", "HEARTBEAT_DIR", "LOG_DIR")
 _WORK: Final = ("WORKER_NAME", "WORKER_MODE", "AGENT", "AGENT_COMMAND", "WORKSPACE", "HTTP_PORT")
+_WORKTREES: Final = ("WORKTREES", "WORKTREE_KEEP")
 _LIMITS: Final = ("MAX_CONCURRENT", "WARM_PROCESSES", "TASK_TIMEOUT", "MAX_TURNS", "MAX_BUDGET_USD")
 _CLAUDE: Final = (
     "MODEL",
@@ -40,7 +42,7 @@ _CLAUDE: Final = (
     "ON_QUESTION",
 )
 
-OWN_VARIABLES: Final = frozenset((*_PLACES, *_WORK, *_LIMITS, *_CLAUDE))
+OWN_VARIABLES: Final = frozenset((*_PLACES, *_WORK, *_WORKTREES, *_LIMITS, *_CLAUDE))
 """Variables that a team sets itself; the `environment` table may not."""
 
 
@@ -60,6 +62,9 @@ class WorkerPlan:
     model: str | None = None
     workspace: Path | None = None
     """Where its agents work; None means `workspaces/NAME` in the shared directory, made when it is needed."""
+    worktrees: str | None = None
+    """Which tasks run in a git worktree of their own."""
+    worktree_keep_s: float | None = None
     output_style: Path | None = None
     """A style file, whose text is added to the system prompt."""
     slots: int | None = None
@@ -222,6 +227,8 @@ def _worker_values(table: _Table) -> dict[str, Any]:
         "skills": ("skills", _texts, "a list of texts"),
         "model": ("model", _model, "the name of a model, without spaces"),
         "workspace": ("workspace", _path_in(folder), "a directory"),
+        "worktrees": ("worktrees", _one_of(WORKTREES), _words(WORKTREES)),
+        "worktree_keep": ("worktree_keep_s", _number(1, 365 * 86_400), "seconds, at least 1 and at most 31536000"),
         "output_style": ("output_style", _file_in(folder), "the path of a style file that exists"),
         "slots": ("slots", _whole(1, 1000), "a whole number from 1 to 1000"),
         "warm_processes": ("warm_processes", _whole(0, 100), "a whole number from 0 to 100"),

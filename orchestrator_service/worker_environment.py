@@ -105,6 +105,8 @@ def worker_environment(
         "MODEL": worker.model,
         "OUTPUT_STYLE": worker.output_style,
         "WORKSPACE": workspace_of(worker, shared_dir),
+        "WORKTREES": worker.worktrees,
+        "WORKTREE_KEEP": worker.worktree_keep_s,
         "TASK_TIMEOUT": worker.task_timeout_s,
         "ALLOWED_TOOLS": ",".join(worker.allowed_tools) or None,
         "PERMISSION_MODE": worker.permission_mode,

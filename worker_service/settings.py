@@ -58,6 +58,17 @@ class Isolation(StrEnum):
     OFF = "off"
 
 
+class Worktrees(StrEnum):
+    """Which tasks run in a worktree of their own, where they say nothing themselves."""
+
+    AUTO = "auto"
+    """With more than one slot those whose workspace is a git working tree with a commit."""
+    ON = "on"
+    """All; one that cannot fails."""
+    OFF = "off"
+    """None."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClaudeSettings:
     """What every Claude session of this worker is started with."""
@@ -124,6 +135,12 @@ class WorkerSettings:
     """All that an agent's process sees: the allow-list applied to this process's environment."""
     workspace: Path = Path()
     """`WORKSPACE`: where agents work unless the task names another place."""
+    worktrees: Worktrees = Worktrees.OFF
+    """`WORKTREES`: which tasks run in a worktree of their own."""
+    worktree_keep_s: float = 604_800.0
+    """`WORKTREE_KEEP`: how long a worktree stays after its last task."""
+    worktree_dir: Path = Path()
+    """Where worktrees are made: a directory of this worker's own in `WORKTREE_DIR`."""
     slots: int = 1
     """`MAX_CONCURRENT`: tasks at the same time."""
     task_timeout_s: float = 3600.0
@@ -161,6 +178,11 @@ class WorkerSettings:
     log_level: str = "INFO"
     claude: ClaudeSettings = field(default_factory=ClaudeSettings)
     questions: QuestionSettings = field(default_factory=QuestionSettings)
+
+    @property
+    def worktree_records(self) -> Path:
+        """What is known of the worktrees: beside the tasks, where no agent may look or write."""
+        return self.layout.worktree_records
 
     @property
     def mode(self) -> Mode:
@@ -201,6 +223,12 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
         command=command,
         agent_environment=agent_environment(environ, read.value("AGENT_ENV", names, "variable names", ())),
         workspace=read.value("WORKSPACE", directory, "a directory that exists", Path.cwd()),
+        worktrees=read.value("WORKTREES", Worktrees, "auto, on or off", Worktrees.AUTO),
+        worktree_keep_s=read.seconds("WORKTREE_KEEP", 604800.0, at_least=1.0, at_most=365 * 86_400.0),
+        worktree_dir=read.value(
+            "WORKTREE_DIR", Path, "a directory", _worktrees_place(layout, environ, serves_files)
+        ).absolute()
+        / name,
         slots=slots,
         task_timeout_s=read.seconds("TASK_TIMEOUT", 3600.0, at_most=30 * 86_400.0),
         max_attempts=read.value("MAX_ATTEMPTS", whole(1, 1000), "a whole number from 1 to 1000", 3),
@@ -258,6 +286,13 @@ def _layout(environ: Mapping[str, str], read: Environment, name: str, *, serves_
     # On Redis alone there are still a log, gates and whatever else is this machine's own.
     usual = USUAL_SHARED_DIR if serves_files else Path(tempfile.gettempdir(), f"codehornets-{os.geteuid()}", name)
     return layout_of(environ, read.value("SHARED_DIR", Path, "a directory", usual).absolute(), name)
+
+
+def _worktrees_place(layout: WorkerLayout, environ: Mapping[str, str], serves_files: bool) -> Path:
+    # With Redis alone the shared directory is a temporary one; the conversations that go on in a worktree are in HOME.
+    if serves_files or not environ.get("HOME"):
+        return layout.shared / "worktrees"
+    return Path(environ["HOME"], ".codehornets", "worktrees")
 
 
 def _new_instance() -> str:

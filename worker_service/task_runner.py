@@ -30,6 +30,7 @@ from worker_service.settlement import GivenBack, Settlement
 from worker_service.task_clock import TaskClock
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
+from worker_service.workspaces.desk import NoWorktree, Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ class TaskRunner:
         notices: ResultNotices | None = None,
         asking: Asking | None = None,
         on_failure: Callable[[Run], None] = lambda run: None,
+        workspaces: Workspaces | None = None,
     ) -> None:
         """Wire a runner.
 
@@ -107,6 +109,7 @@ class TaskRunner:
             notices: Told of results that are not files; the file queue tells of its own.
             asking: Who asks people for what agents may not do by themselves; None asks nobody.
             on_failure: Told of each run that failed or ran out of time.
+            workspaces: Gives tasks the places they work in; None leaves each in its workspace.
         """
         self._settings = settings
         self._queue = queue
@@ -121,6 +124,7 @@ class TaskRunner:
         self._notices = notices
         self._asking = asking
         self._on_failure = on_failure
+        self._workspaces = workspaces
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.on_parked: Callable[[], None] = lambda: None
@@ -153,7 +157,7 @@ class TaskRunner:
         try:
             try:
                 kept = _kept_result(claim)
-                ended = kept is None and await self._run_agent(claim, running)
+                ended = kept is None and await self._run_in_place(claim, running)
                 if ended and run.outcome.status in (TaskStatus.FAILED, TaskStatus.TIMED_OUT):
                     self._on_failure(run)
             finally:
@@ -189,6 +193,26 @@ class TaskRunner:
             remember=remember,
             prompt_handed=prompt_handed,
         )
+
+    async def _run_in_place(self, claim: Claim, running: Running) -> bool:
+        """Run the agent where the task belongs, and keep what it did there; tells the same as `_run_agent`."""
+        if self._workspaces is None or claim.cancelled:
+            return await self._run_agent(claim, running)
+        run = running.run
+        try:
+            place = await self._workspaces.open(run)
+        except NoWorktree as error:
+            run.outcome.fail("no_worktree", str(error))
+            return True
+        except OSError as error:
+            await self._release_after_trouble(claim, error)
+            return False
+        ended = False
+        try:
+            ended = await self._run_agent(claim, running)
+        finally:
+            await self._workspaces.close(run, place, ended=ended)
+        return ended
 
     async def _run_agent(self, claim: Claim, running: Running) -> bool:
         """Run the agent; False when the task went back to the queue or was buried, and has no result to store."""
@@ -331,6 +355,11 @@ class TaskRunner:
             cost_usd=outcome.cost_usd,
             cost_is_notional=self._settings.cost_is_notional,
             model=outcome.model,
+            worktree=outcome.worktree,
+            branch=outcome.branch,
+            commit=outcome.commit,
+            changes=outcome.changes,
+            changes_note=outcome.changes_note,
             queued_at=claim.queued_at,
             started_at=started_at,
             completed_at=now,

@@ -31,6 +31,7 @@ _HANDED_ON: Final = (
     "priority",
     "session",
     "workspace",
+    "worktree",
     "model",
     "allowed_tools",
     "max_turns",

@@ -35,6 +35,11 @@ class Outcome:
     model: str | None = None
     stderr: str = ""
     exit_code: int | None = None
+    worktree: str | None = None
+    branch: str | None = None
+    commit: str | None = None
+    changes: str | None = None
+    changes_note: str | None = None
 
     def fail(self, kind: str, message: str) -> None:
         """Make it a failure with this reason; the first reason stays."""

@@ -146,7 +146,8 @@ class ClaudeSessions:
                 reusable = reusable and not process.questions.left_plan_mode
             if process.hooks is not None:
                 process.hooks.end(ending)
-            if reusable:
+            # What a worktree holds is committed next: nobody who could still write into it may be left.
+            if reusable and (run.outcome.worktree is None or run.task.session is not None):
                 self.pool.give_back(process, reusable=True, session=run.task.session)
             else:
                 with anyio.CancelScope(shield=True):
