@@ -94,6 +94,8 @@ class TaskOrder(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     """How often a worker may begin one try of it, crashes included."""
     on_interrupt: OnInterrupt = Field(default=OnInterrupt.RESUME, strict=False)
+    stuck_after: Annotated[float, Field(ge=0, le=7 * 86_400)] | None = None
+    """Seconds of silence after which it counts as stuck, 0 for never; None means the worker's own bound."""
     metadata: dict[str, Any] = {}
     parent: OrderId | None = None
     """The task in whose course this one was asked for."""

@@ -36,8 +36,9 @@ class Pulse:
         metrics: Metrics,
         bells: Callable[[], list[str]],
         probe_age_s: Callable[[], float | None],
+        stuck_tasks: Callable[[], list[str]] = list,
     ) -> None:
-        """Speak for these parts; `bells` names the sources in force."""
+        """Speak for these parts; `bells` names the sources in force, `stuck_tasks` what does not get on."""
         self._settings = settings
         self._http_port = http_port
         self._queue = queue
@@ -46,6 +47,7 @@ class Pulse:
         self._metrics = metrics
         self._bells = bells
         self._probe_age_s = probe_age_s
+        self._stuck_tasks = stuck_tasks
         self._failed = False
         self.phase = WorkerStatus.STARTING
         """Where the worker is in its life; while it is `idle` the dispatcher knows more."""
@@ -82,6 +84,7 @@ class Pulse:
             probe_age_seconds=self._probe_age_s(),
             bells=self._bells(),
             parked_until=None if parked is None else parked.until,
+            stuck_tasks=self._stuck_tasks(),
         )
 
     def beat(self) -> None:

@@ -39,6 +39,7 @@ from worker_service.pipe_pair import PipePair
 from worker_service.pulse import Pulse
 from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import make_app
+from worker_service.supervision.supervisor import Supervisor
 from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.transports.base import Transport
 from worker_service.transports.files import FileTransport
@@ -92,6 +93,7 @@ class Worker:
             max_attempts=settings.max_attempts,
             park_on_limit=settings.claude.park_on_limit,
         )
+        self.supervisor = Supervisor(settings.supervision, self.metrics, worker=settings.worker)
         self.runner = TaskRunner(
             dispatching,
             queue=self.queue,
@@ -104,6 +106,7 @@ class Worker:
             keep_journals=self.files is not None,
             notices=None if self.files is None else self.files.queue.notices,
             on_failure=self._tell_failure,
+            supervisor=self.supervisor,
         )
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
         if self.files is not None:
@@ -117,8 +120,10 @@ class Worker:
             metrics=self.metrics,
             bells=lambda: self.bells,
             probe_age_s=self.probe_age_s,
+            stuck_tasks=lambda: self.supervisor.stuck_tasks,
         )
         self.pulse.on_beat.append(self.look_after)
+        self.supervisor.on_change = self.pulse.beat
         if self.redis is not None:
             self.pulse.on_beat.append(self.redis.carry)
         self.pipes: PipePair | None = None

@@ -25,6 +25,7 @@ from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
 from worker_service.settlement import GivenBack, Settlement
+from worker_service.supervision.supervisor import Supervisor
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
 
@@ -61,8 +62,9 @@ class Running:
     scope: anyio.CancelScope
 
     def stop(self, cause: StopCause) -> None:
-        """End the agent's run from outside; the first cause stays."""
-        if self.run.stop_cause is None:
+        """End the agent's run from outside; the first cause stays, but for a cancel of one that is stuck."""
+        # Whoever wants a task gone means it, also when it is being taken back for another attempt.
+        if self.run.stop_cause is None or (self.run.stop_cause is StopCause.STUCK and cause is StopCause.CANCEL):
             self.run.stop_cause = cause
         self.scope.cancel()
 
@@ -84,6 +86,7 @@ class TaskRunner:
         keep_journals: bool = True,
         notices: ResultNotices | None = None,
         on_failure: Callable[[Run], None] = lambda run: None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Wire a runner.
 
@@ -99,6 +102,7 @@ class TaskRunner:
             keep_journals: Whether events are kept in files as well.
             notices: Told of results that are not files; the file queue tells of its own.
             on_failure: Told of each run that failed or ran out of time.
+            supervisor: Who looks whether tasks get on; None looks at none.
         """
         self._settings = settings
         self._queue = queue
@@ -112,6 +116,7 @@ class TaskRunner:
         self._keep_journals = keep_journals
         self._notices = notices
         self._on_failure = on_failure
+        self._supervisor = supervisor
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.running: dict[str, Running] = {}
@@ -135,6 +140,9 @@ class TaskRunner:
         run = self._prepare(claim, events)
         # The deadline is set when the agent starts: what comes before it is not the task's time.
         running = self.running[task_id] = Running(run, anyio.CancelScope())
+        supervisor = self._supervisor
+        if supervisor is not None:
+            run.supervise = lambda signs: supervisor.take(run, signs, lambda: running.stop(StopCause.STUCK))
         self.idle.clear()
         try:
             try:
@@ -145,6 +153,8 @@ class TaskRunner:
             finally:
                 # The slot is free while the result is on its way to the disk.
                 leave_slot()
+                if supervisor is not None:
+                    supervisor.drop(run)
             if kept is not None or ended:
                 await self._finish(claim, kept or self._result(claim, run.outcome, started_at))
         finally:
@@ -220,6 +230,8 @@ class TaskRunner:
                 await self.settlement.release(claim, spend_attempt=False, reason="the worker was stopped")
                 log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
                 return False
+            case StopCause.STUCK:
+                return run.answered or await self._unstick(claim, run)
             case StopCause.CANCEL:
                 outcome.status = TaskStatus.CANCELLED
                 outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
@@ -227,6 +239,18 @@ class TaskRunner:
                 outcome.status = TaskStatus.TIMED_OUT
                 outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
         return True
+
+    async def _unstick(self, claim: Claim, run: Run) -> bool:
+        """Give a task that was ended as stuck another attempt; False when it has one left."""
+        task = claim.task
+        reason = "The task seemed stuck." if self._supervisor is None else self._supervisor.reason(run)
+        limit = task.max_attempts or self._settings.max_attempts
+        if task.on_interrupt is OnInterrupt.FAIL or claim.attempt >= limit:
+            run.outcome.fail("stuck", reason)
+            return True
+        await self.settlement.release(claim, spend_attempt=True, reason=reason)
+        log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
+        return False
 
     async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
         if not self._settings.park_on_limit:

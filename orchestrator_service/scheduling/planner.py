@@ -37,6 +37,7 @@ _HANDED_ON: Final = (
     "output_schema",
     "max_attempts",
     "on_interrupt",
+    "stuck_after",
 )
 
 _Head = tuple[int, int, str, str | None, float | None]

@@ -18,6 +18,8 @@ class StopCause(StrEnum):
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
     """The worker leaves; the task is released and goes on elsewhere."""
+    STUCK = "stuck"
+    """It does not get on; see `worker_service.supervision`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,6 +44,29 @@ class Outcome:
             self.error = TaskError(kind=kind, message=message)
 
 
+class LifeSigns(Protocol):
+    """What can be seen of a run that has a process; moments are of `time.monotonic`."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the process last said something."""
+
+    @property
+    def answered_at(self) -> float | None:
+        """Since when its answer has been there though it has not ended; None while there is none."""
+
+    @property
+    def hooked(self) -> bool:
+        """Whether it tells of its hooks."""
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it has commands in the background."""
+
+    def work_seconds(self) -> float:
+        """Return the CPU time that the processes working for it have used so far."""
+
+
 class RateLimited(Exception):
     """The credential has met a usage or rate limit; the task is not at fault and loses no attempt."""
 
@@ -51,6 +76,10 @@ class RateLimited(Exception):
         self.kind = kind
         self.until = until
         self.message = message
+
+
+def _nobody_watches(signs: LifeSigns) -> None:
+    return None
 
 
 async def _nothing_to_remember(session_id: str) -> None:
@@ -77,6 +106,12 @@ class Run:
     """Called when the agent has the prompt; the queueing time ends here."""
     stop_cause: StopCause | None = None
     """Set before the run is cancelled from outside."""
+    supervise: Callable[[LifeSigns], None] = _nobody_watches
+    """Called when a process works for the run, with what can be seen of it; may replace `emit`."""
+    interrupt_s: float | None = None
+    """Seconds that a run stopped as stuck has to end in good order before it is killed; None: as any other."""
+    answered: bool = False
+    """Whether the answer came after all while the run was being stopped; the outcome then holds it."""
 
 
 class Agent(Protocol):
