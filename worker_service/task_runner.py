@@ -26,6 +26,7 @@ from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
 from worker_service.settlement import GivenBack, Settlement
 from worker_service.supervision.supervisor import Supervisor
+from worker_service.supervision.watch import SEEMS_STUCK
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
 
@@ -174,11 +175,13 @@ class TaskRunner:
 
         interrupted = claim.notes.get("session_id") is not None
         restart = interrupted and claim.task.on_interrupt is OnInterrupt.RESTART and claim.task.session is None
+        reason = str(claim.notes.get("released_because") or "")
         return Run(
             task=claim.task,
             attempt=claim.attempt,
             session_id=None if restart else claim.session_id,
             interrupted=interrupted and not restart,
+            stuck_before=reason if reason.startswith(SEEMS_STUCK) else None,
             emit=events,
             remember=remember,
             prompt_handed=prompt_handed,
@@ -243,7 +246,8 @@ class TaskRunner:
     async def _unstick(self, claim: Claim, run: Run) -> bool:
         """Give a task that was ended as stuck another attempt; False when it has one left."""
         task = claim.task
-        reason = "The task seemed stuck." if self._supervisor is None else self._supervisor.reason(run)
+        assert self._supervisor is not None
+        reason = self._supervisor.reason(run)
         limit = task.max_attempts or self._settings.max_attempts
         if task.on_interrupt is OnInterrupt.FAIL or claim.attempt >= limit:
             run.outcome.fail("stuck", reason)

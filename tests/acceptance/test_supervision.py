@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anyio.to_thread import run_sync
 
 from agent_bus.heartbeats import read_heartbeat
 from agent_bus.messages import TaskStatus
@@ -82,6 +83,7 @@ async def test_an_api_that_is_silent_is_noticed_and_the_task_goes_on_in_its_sess
     assert (result.status, result.output, result.attempts) == (TaskStatus.COMPLETED, "finished after all", 2)
     sessions = {event["data"]["session_id"] for event in client.events("t1") if event["event"] == "prompt"}
     assert sessions == {result.session_id}
+    assert "Why you were interrupted: The task seems stuck: its stream is silent" in api.requests[-1].prompt
     assert 'codehornets_tasks_stuck_total{stage="interrupted",worker="marie"} 1.0' in metrics
     assert 'codehornets_stuck_signals_total{signal="stream_silence",worker="marie"} 1.0' in metrics
     assert 'codehornets_stuck_tasks{worker="marie"} 0.0' in metrics
@@ -253,6 +255,10 @@ async def test_one_that_moves_again_is_told_and_goes_on(
         await until(lambda: stages(client, "t1"), 60)
         beat = read_heartbeat(settings.layout.heartbeat("marie"))
         assert beat is not None and beat.stuck_tasks == ["t1"]
+        table = await run_sync(codehornets, client, "status")
+        assert "busy, 1 stuck" in table and "t1 (stuck)" in table
+        (told,) = json.loads(await run_sync(codehornets, client, "status", "--json"))
+        assert told["stuck_tasks"] == ["t1"]
         api.release()
         await until(client.has_result("t1"), 60)
         assert worker.supervisor.stuck_tasks == []
@@ -340,6 +346,11 @@ def test_a_worker_killed_while_a_task_is_stuck_leaves_it_to_the_next_one(
     result = client.result("t1")
     assert (result.status, result.output, result.attempts) == (TaskStatus.COMPLETED, "done", 2)
     assert [path.name for path in client.result_path("t1").parent.glob("*.json")] == ["t1.json"]
+
+
+def codehornets(client: Client, *arguments: str) -> str:
+    command = [sys.executable, "-m", "orchestrator_service.cli", *arguments, "--shared-dir", str(client.shared)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def start_worker(environ: dict[str, str]) -> subprocess.Popen[bytes]:

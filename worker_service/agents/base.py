@@ -96,6 +96,8 @@ class Run:
     """The conversation to go on in, or None."""
     interrupted: bool = False
     """Whether an earlier attempt had handed the prompt to that conversation."""
+    stuck_before: str | None = None
+    """Why an earlier attempt was ended as stuck, in a sentence."""
     outcome: Outcome = field(default_factory=Outcome)
     """Filled in as the work goes on."""
     emit: Callable[[str, dict[str, Any]], None] = lambda event, data: None

@@ -39,6 +39,9 @@ _RESUME_PROMPT: Final = (
 )
 
 
+_STUCK_BEFORE: Final = "\n\nWhy you were interrupted: {reason} Go about it in another way where that was your doing."
+
+
 class ClaudeSessions:
     """Serves runs with the processes of a pool. `claude_agent.ClaudeAgent` loads it when the SDK is imported."""
 
@@ -158,7 +161,7 @@ class ClaudeSessions:
             except NotResumable as error:
                 log.warning("the conversation cannot be resumed: %s", error, extra={"action": "not_resumable"})
             else:
-                return process, _RESUME_PROMPT.format(description=prompt) if run.interrupted else prompt
+                return process, _resume_prompt(run) if run.interrupted else prompt
         if resume is not None:
             run.emit("not_resumed", {"session_id": resume})
         return await self.pool.acquire(profile, session=session, resume=None), prompt
@@ -192,6 +195,12 @@ class ClaudeSessions:
         elif result is not None:
             Turn(run).take_costs(result)
         run.emit("interrupted", {"cause": cause.value, "orderly": result is not None})
+
+
+def _resume_prompt(run: Run) -> str:
+    prompt = _RESUME_PROMPT.format(description=run.task.description)
+    # A circle of tool calls would only go on if nobody said what was wrong with it.
+    return prompt if run.stuck_before is None else prompt + _STUCK_BEFORE.format(reason=run.stuck_before)
 
 
 def _is_whole(result: ResultMessage, run: Run) -> bool:

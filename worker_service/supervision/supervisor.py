@@ -19,7 +19,7 @@ from worker_service.agents.base import LifeSigns, Run
 from worker_service.metrics import Metrics
 from worker_service.settings import StuckAction, SupervisionSettings
 from worker_service.supervision.limits import Signal, limits_of
-from worker_service.supervision.watch import Reading, Watch
+from worker_service.supervision.watch import SEEMS_STUCK, Reading, Watch
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Supervisor:
     def reason(self, run: Run) -> str:
         """Return in one sentence why the run was found stuck."""
         ward = self._wards.get(run.task.task_id)
-        return "The task seemed stuck." if ward is None else ward.watch.sentence(ward.verdict)
+        return f"{SEEMS_STUCK}." if ward is None else ward.watch.sentence(ward.verdict)
 
     # -- the timer
 

@@ -17,6 +17,9 @@ from worker_service.supervision.idle_clock import IdleClock
 from worker_service.supervision.limits import Limits, Signal
 from worker_service.supervision.repeated_calls import RepeatedCalls
 
+SEEMS_STUCK = "The task seems stuck"
+"""How every sentence begins that says why."""
+
 _ASKED = "permission_asked"
 _ANSWERED = ("permission_answered", "permission_withdrawn")
 
@@ -125,4 +128,4 @@ class Watch:
         if (repeated := verdict.get(Signal.REPEATED_TOOL)) is not None:
             tool = self._calls.tool
             said.append(f"it has made the same calls ({tool}) {repeated.value:.0f} times and got the same answers")
-        return "The task seems stuck: " + "; ".join(said) + "."
+        return f"{SEEMS_STUCK}: {'; '.join(said)}."
