@@ -42,6 +42,8 @@ class WorkerLayout:
     """Where workers tell the orchestrator of results and failures."""
     hooks_config: Path
     """Rules that say which hook events become triggers, a file a worker."""
+    questions: Path
+    """Questions of agents to people, and the answers."""
 
     @classmethod
     def under(cls, shared: Path, worker: str) -> WorkerLayout:
@@ -62,6 +64,7 @@ class WorkerLayout:
             pipes=shared / "pipes",
             orchestrator_triggers=shared / "triggers" / ORCHESTRATOR,
             hooks_config=shared / "hooks-config",
+            questions=shared / "questions" / worker,
         )
 
     @property

@@ -56,6 +56,17 @@ class OnInterrupt(StrEnum):
     """Write a failed result; the task is not run again."""
 
 
+class OnQuestion(StrEnum):
+    """What becomes of a question that nobody answers in time."""
+
+    DENY = "deny"
+    """The tool is denied, the agent hears so and goes on."""
+    WAIT = "wait"
+    """There is no time: it waits for a person, as long as the task lives."""
+    FAIL = "fail"
+    """The task fails."""
+
+
 class TaskStatus(StrEnum):
     """How a task ended."""
 
@@ -95,6 +106,10 @@ class Task(BaseModel):
     on_interrupt: Annotated[OnInterrupt, Field(strict=False)] = OnInterrupt.RESUME
     stuck_after: Annotated[float, Field(ge=0, le=7 * 86_400)] | None = None
     """Seconds of silence after which it counts as stuck, 0 for never; None means the worker's `STUCK_AFTER`."""
+    on_question: Annotated[OnQuestion, Field(strict=False)] | None = None
+    """None means the worker's `ON_QUESTION`."""
+    question_timeout: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    """Seconds that a question waits for a person; None means the worker's `QUESTION_TIMEOUT`."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: Annotated[datetime, Field(strict=False)] | None = None
 
@@ -127,6 +142,10 @@ class Result(BaseModel):
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers that cost, so that nobody is billed for it; None where there is no telling."""
+    model: str | None = None
+    """The model that Claude Code named at the beginning of the session."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime
@@ -203,10 +222,16 @@ class Heartbeat(BaseModel):
     """Seconds since a probe last went through the watcher to the dispatcher; None before the first one."""
     bells: list[str] = Field(default_factory=list)
     """The wake-up sources in force, such as `inotify` or `interval`."""
+    open_questions: int = 0
+    """Questions of its agents that wait for a person."""
     parked_until: datetime | None = None
     """When the rate limit that holds this worker's tasks back is announced to end."""
     stuck_tasks: list[str] = Field(default_factory=list)
     """Those of its current tasks that do not get on."""
+    gate_id: str | None = None
+    """The gate of its credential, closed or not; workers that name the same one share it."""
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers what its agents cost; None where there is no telling."""
 
 
 class Event(BaseModel):

@@ -10,6 +10,7 @@ from typing import Final
 import anyio
 
 from agent_bus.messages import Event, Heartbeat
+from agent_bus.questions import Question
 from orchestrator_service.core import Core
 from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.scheduling.settling import begin, note_broken, settle
@@ -35,6 +36,10 @@ class Clerk:
         """Told of each result that the ledger has."""
         self.on_event: Callable[[Event], None] = lambda event: None
         """Told of what agents and workers do, as far as it is told live."""
+        self.on_question: Callable[[str, Question], None] = lambda transport, question: None
+        """Told of what agents ask of people, and of what came of it; the transport is given first."""
+        self.on_beat: Callable[[Heartbeat], None] = lambda beat: None
+        """Told of each sign of life."""
 
     # -- transports.base.Ears
 
@@ -64,10 +69,15 @@ class Clerk:
         for wire_id in beat.current_tasks:
             self.hear_started(transport, beat.worker, wire_id)
         core.look_at_fleet()
+        self.on_beat(beat)
 
     def hear_event(self, transport: str, event: Event) -> None:
         """Pass an event on to whoever listens."""
         self.on_event(event)
+
+    def hear_question(self, transport: str, question: Question) -> None:
+        """Pass a question on to the inbox."""
+        self.on_question(transport, question)
 
     # --
 

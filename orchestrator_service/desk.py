@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent_bus.questions import Decision
+from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder, TaskQuery
 from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     ScheduleRecord,
     StreamEvent,
     Submission,
@@ -116,6 +119,9 @@ class Desk(Protocol):
             OrderRefused: `after` is no position.
         """
 
+    def position(self) -> str:
+        """Return where the team's stream is now: `events` behind it misses nothing that happens from now on."""
+
     async def workers(self) -> list[WorkerRecord]:
         """Return all workers, by name."""
 
@@ -127,6 +133,25 @@ class Desk(Protocol):
 
     async def resume(self, name: str, asker: Asker) -> Told:
         """End a pause. Raises NotKnown."""
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        """Return the newest questions of agents, newest first; `state` is `open`, `answered` or `all`."""
+
+    async def question(self, question_id: str) -> QuestionRecord:
+        """Return one. Raises NotKnown."""
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        """Answer a question; the first answer counts.
+
+        Raises:
+            NotKnown: there is no such question.
+            Conflict: it was answered already, or nothing waits for the answer any more.
+            Unavailable: its worker cannot be reached now; nothing was changed.
+        """
 
     async def create_schedule(self, order: ScheduleOrder, asker: Asker) -> ScheduleRecord:
         """Make a task recur. Raises OrderRefused for a wrong field and Conflict for a name that is taken."""
@@ -168,3 +193,15 @@ class Desk(Protocol):
 
     async def counts(self) -> dict[str, int]:
         """Return how many tasks there are in each state."""
+
+    async def usage(self, query: UsageQuery) -> Usage:
+        """Return what was used in these days, and what is left of the budgets. Raises OrderRefused for no time."""
+
+    async def series(self, query: SeriesQuery) -> Series:
+        """Return how it went over time. Raises OrderRefused for no time, and for too many steps."""
+
+    async def gates(self) -> list[GateRecord]:
+        """Return the gates that are closed now."""
+
+    async def open_gate(self, gate_id: str, asker: Asker) -> GateRecord:
+        """End the wait behind a gate, and return how it was. Raises NotKnown where none of that id is closed."""

@@ -15,6 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from agent_bus.questions import QuestionState
 from orchestrator_service.records import FINAL_STATES, Budget, Invariant, TaskState, WorkerRecord
 
 _DISPATCH_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1800, 7200, 86_400)
@@ -47,6 +48,13 @@ class OrchestratorMetrics:
         )
         self.retries = self._counter("retries", "Further tries of tasks.")
         self.goals = self._counter("goals", "Goals that ended, by how.", "status")
+
+        self.questions_open = self._gauge("questions_open", "Questions of agents that wait for a person.")
+        self.questions = self._counter(
+            "questions", "Questions that were asked (`open`), and those that came to their end, by how.", "state"
+        )
+        for question_state in QuestionState:
+            self.questions.labels(question_state.value)
 
         self.http_requests = self._counter(
             "http_requests", "Requests that were answered; `route` is the template of the path.", *_REQUEST_LABELS

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from agent_bus.questions import QuestionState
 from orchestrator_service.metrics import OrchestratorMetrics
 from orchestrator_service.scheduling.step import Happening
 from orchestrator_service.service import Service
 from orchestrator_service.transports.base import HeardResult
 
 _MOST_TIMED: Final = 10_000
+_STATES: Final = {"allow": QuestionState.ALLOWED.value, "deny": QuestionState.DENIED.value}
 
 
 class Observation:
@@ -37,6 +39,12 @@ class Observation:
             case "task_ended":
                 self._submitted.pop(task_id, None)
                 metrics.tasks_ended.labels(str(happening.data.get("state", "unknown"))).inc()
+            case "permission_asked":
+                metrics.questions.labels(QuestionState.OPEN.value).inc()
+            case "permission_answered":
+                metrics.questions.labels(_STATES.get(str(happening.data.get("decision")), "denied")).inc()
+            case "permission_withdrawn":
+                metrics.questions.labels(QuestionState.WITHDRAWN.value).inc()
             case "goal_ended":
                 metrics.goals.labels(str(happening.data.get("state", "unknown"))).inc()
 
@@ -49,6 +57,7 @@ class Observation:
         metrics.show_counts(await service.desk.counts())
         metrics.show_workers(await service.desk.workers())
         metrics.show_budget(await service.desk.budget())
+        metrics.questions_open.set(service.inbox.open)
         metrics.show_invariants(service.reconciler.invariants)
         metrics.ledger_writable.set(service.database.trouble is None)
         metrics.heartbeat.set(service.beaten_at)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from agent_bus.layout import WORKER_NAME_PATTERN
-from agent_bus.messages import PRIORITY_RANKS, TASK_ID_PATTERN, OnInterrupt, Priority
+from agent_bus.messages import PRIORITY_RANKS, TASK_ID_PATTERN, OnInterrupt, OnQuestion, Priority
 
 LONGEST_ID: Final = 112
 """On the wire a later try of task ID is called `ID+2`, and a name there has at most 128 characters."""
@@ -96,6 +96,10 @@ class TaskOrder(BaseModel):
     on_interrupt: OnInterrupt = Field(default=OnInterrupt.RESUME, strict=False)
     stuck_after: Annotated[float, Field(ge=0, le=7 * 86_400)] | None = None
     """Seconds of silence after which it counts as stuck, 0 for never; None means the worker's own bound."""
+    on_question: Annotated[OnQuestion, Field(strict=False)] | None = None
+    """What becomes of a permission that it asks for and nobody answers; None means the worker's own rule."""
+    question_timeout: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
+    """Seconds that such a question waits for a person; None means the worker's own bound."""
     metadata: dict[str, Any] = {}
     parent: OrderId | None = None
     """The task in whose course this one was asked for."""
@@ -165,6 +169,21 @@ class ScheduleOrder(BaseModel):
     paused: bool = False
 
 
+class TaskSort(StrEnum):
+    """By what tasks are listed; those that lack it come last, in either order."""
+
+    SUBMITTED = "submitted"
+    ENDED = "ended"
+    DURATION = "duration"
+    """From the beginning of the last try to the end."""
+    COST = "cost"
+    PRIORITY = "priority"
+    WORKER = "worker"
+    STATE = "state"
+    """In the order of a task's life."""
+    TITLE = "title"
+
+
 class TaskQuery(BaseModel):
     """Which tasks a list is to hold."""
 
@@ -180,7 +199,13 @@ class TaskQuery(BaseModel):
     since: datetime | None = None
     """Handed in at this moment or later."""
     until: datetime | None = None
+    text: str | None = None
+    """Is in the id, title or description, whatever its case."""
+    sort: TaskSort = TaskSort.SUBMITTED
     oldest_first: bool = False
+    """Whether the smallest comes first: the oldest, the cheapest …"""
     cursor: str | None = None
     """What the page before gave as `next_cursor`."""
     limit: Annotated[int, Field(ge=1, le=500)] = 50
+    count: bool = False
+    """Whether to tell how many there are on all pages."""

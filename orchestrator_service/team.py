@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from agent_bus.layout import ORCHESTRATOR, is_worker_name
+from agent_bus.messages import OnQuestion
 from agent_bus.redis.url import parse_redis_url, redact
 
 T = TypeVar("T")
@@ -31,7 +32,15 @@ _PLACES: Final = ("SHARED_DIR", "TASK_DIR", "RESULT_DIR", "TRIGGER_DIR", "PIPE_D
 _WORK: Final = ("WORKER_NAME", "WORKER_MODE", "AGENT", "AGENT_COMMAND", "WORKSPACE", "HTTP_PORT")
 _LIMITS: Final = ("MAX_CONCURRENT", "WARM_PROCESSES", "TASK_TIMEOUT", "MAX_TURNS", "MAX_BUDGET_USD")
 _STUCK: Final = ("STUCK_AFTER", "STUCK_LINGER", "STUCK_REPEATS", "STUCK_ACTION")
-_CLAUDE: Final = ("MODEL", "OUTPUT_STYLE", "ALLOWED_TOOLS", "PERMISSION_MODE")
+_CLAUDE: Final = (
+    "MODEL",
+    "OUTPUT_STYLE",
+    "ALLOWED_TOOLS",
+    "PERMISSION_MODE",
+    "QUESTIONS",
+    "QUESTION_TIMEOUT",
+    "ON_QUESTION",
+)
 
 OWN_VARIABLES: Final = frozenset((*_PLACES, *_WORK, *_LIMITS, *_STUCK, *_CLAUDE))
 """Variables that a team sets itself; the `environment` table may not."""
@@ -71,6 +80,10 @@ class WorkerPlan:
     allowed_tools: tuple[str, ...] = ()
     """Tools that need no permission."""
     permission_mode: str | None = None
+    questions: str | None = None
+    """`on` or `off`: whether people are asked for permissions that the rules leave open."""
+    question_timeout_s: float | None = None
+    on_question: str | None = None
     max_turns: int | None = None
     max_budget_usd: float | None = None
     agent: str | None = None
@@ -229,6 +242,9 @@ def _worker_values(table: _Table) -> dict[str, Any]:
         "stuck_action": ("stuck_action", _one_of(STUCK_ACTIONS), _words(STUCK_ACTIONS)),
         "allowed_tools": ("allowed_tools", _texts, "a list of tool names"),
         "permission_mode": ("permission_mode", _one_of(PERMISSION_MODES), _words(PERMISSION_MODES)),
+        "questions": ("questions", _one_of(("on", "off")), "on or off"),
+        "question_timeout": ("question_timeout_s", _number(0.1, 30 * 86_400), "seconds, from 0.1 to 2592000"),
+        "on_question": ("on_question", _one_of(tuple(OnQuestion)), _words(tuple(OnQuestion))),
         "max_turns": ("max_turns", _whole(1, 10_000), "a whole number from 1 to 10000"),
         "max_budget_usd": ("max_budget_usd", _number(1e-9, math.inf), "a number above 0"),
         "agent": ("agent", _one_of(AGENTS), _words(AGENTS)),

@@ -17,10 +17,13 @@ from prometheus_client import (
 from agent_bus.errors import DeadLetterReason
 from agent_bus.messages import TaskStatus
 from agent_bus.pipes import DROP_REASONS
+from agent_bus.questions import QuestionState
 from service_kit.findings import Finding
 
 _QUEUE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30, 60, 300, 1800, 7200)
 _TASK_BUCKETS = (0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 2400, 3600, 7200)
+
+_QUESTION_BUCKETS = (0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14_400, 86_400)
 
 
 class Metrics:
@@ -57,6 +60,9 @@ class Metrics:
         self.agent_processes = self._gauge("agent_processes", "Processes of agents, by state.", "state")
         self.agent_tokens = self._counter("agent_tokens", "Tokens that tasks used, by type.", "type")
         self.agent_cost = self._counter("agent_cost_usd", "What the agents reported as cost, in US dollars.")
+        self.agent_notional_cost = self._counter(
+            "agent_notional_cost_usd", "The part of the cost that a subscription covers: nobody is billed for it."
+        )
         self.trigger_events = self._counter("trigger_events", "Triggers that were events, not tasks.")
         self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
         self.tasks_stuck = self._counter(
@@ -65,6 +71,14 @@ class Metrics:
         self.stuck_signals = self._counter("stuck_signals", "What tasks were found stuck by, by signal.", "signal")
         self.stuck_tasks = self._gauge("stuck_tasks", "Running tasks that are stuck now.")
         self.tasks_parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
+        self.questions = self._counter("questions", "Questions that agents asked of people.")
+        self.question_ends = self._counter(
+            "question_ends", "Questions that came to their end, by what came of them.", "state"
+        )
+        self.questions_open = self._gauge("questions_open", "Questions that wait for a person.")
+        self.question_wait = self._histogram(
+            "question_wait_seconds", "From a question to its answer or other end.", _QUESTION_BUCKETS
+        )
         self.fallbacks = self._counter("fallbacks", "Changes of the wake-up source.", "from", "to")
         self.hook_events = self._counter("hook_events", "Events of Claude Code's hooks, by hook.", "event")
         self.hook_events_filled_in = self._counter(
@@ -112,6 +126,9 @@ class Metrics:
         # The increase of a series that appears with its first event is 0: an alert would never hear of that event.
         for status in TaskStatus:
             self.tasks.labels(self._worker, status.value)
+        for state in QuestionState:
+            if state is not QuestionState.OPEN:
+                self.question_ends.labels(self._worker, state.value)
         for reason in DeadLetterReason:
             self.dead_letters.labels(self._worker, reason.value)
         for stage in ("noticed", "interrupted", "killed"):

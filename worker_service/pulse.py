@@ -37,6 +37,8 @@ class Pulse:
         bells: Callable[[], list[str]],
         probe_age_s: Callable[[], float | None],
         stuck_tasks: Callable[[], list[str]] = list,
+        cost_is_notional: bool | None = None,
+        open_questions: Callable[[], int] = lambda: 0,
     ) -> None:
         """Speak for these parts; `bells` names the sources in force, `stuck_tasks` what does not get on."""
         self._settings = settings
@@ -48,6 +50,8 @@ class Pulse:
         self._bells = bells
         self._probe_age_s = probe_age_s
         self._stuck_tasks = stuck_tasks
+        self._cost_is_notional = cost_is_notional
+        self._open_questions = open_questions
         self._failed = False
         self.phase = WorkerStatus.STARTING
         """Where the worker is in its life; while it is `idle` the dispatcher knows more."""
@@ -83,8 +87,11 @@ class Pulse:
             agent=self._agent.name,
             probe_age_seconds=self._probe_age_s(),
             bells=self._bells(),
+            open_questions=self._open_questions(),
             parked_until=None if parked is None else parked.until,
             stuck_tasks=self._stuck_tasks(),
+            gate_id=self._dispatcher.gate_id,
+            cost_is_notional=self._cost_is_notional,
         )
 
     def beat(self) -> None:

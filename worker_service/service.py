@@ -37,6 +37,8 @@ from worker_service.hooks.bridge import HookBridge, HookSettings
 from worker_service.metrics import Metrics
 from worker_service.pipe_pair import PipePair
 from worker_service.pulse import Pulse
+from worker_service.questions.asking import Asking, AskingSettings
+from worker_service.questions.places import FileQuestions, RedisPlace
 from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import make_app
 from worker_service.supervision.supervisor import Supervisor
@@ -84,7 +86,11 @@ class Worker:
         self.redis = self._open_redis()
         self.transports: list[Transport] = [each for each in (self.files, self.redis) if each is not None]
         self.queue = self._join_queues()
-        gate = self._find_gate()
+        credential = find_credential(settings.agent_environment) if settings.agent is AgentKind.CLAUDE else None
+        self.cost_is_notional = None if credential is None else credential.is_subscription
+        """Whether a subscription covers what its agents cost; None where there is no telling."""
+        gate = None if credential is None else self._share_gate(credential.fingerprint)
+        self.asking = self._open_inbox(agent)
         dispatching = DispatchSettings(
             worker=settings.worker,
             instance=settings.instance,
@@ -92,6 +98,7 @@ class Worker:
             task_timeout_s=settings.task_timeout_s,
             max_attempts=settings.max_attempts,
             park_on_limit=settings.claude.park_on_limit,
+            cost_is_notional=self.cost_is_notional,
         )
         self.supervisor = Supervisor(settings.supervision, self.metrics, worker=settings.worker)
         self.runner = TaskRunner(
@@ -105,6 +112,7 @@ class Worker:
             broadcast=self.broadcast,
             keep_journals=self.files is not None,
             notices=None if self.files is None else self.files.queue.notices,
+            asking=self.asking,
             on_failure=self._tell_failure,
             supervisor=self.supervisor,
         )
@@ -121,9 +129,14 @@ class Worker:
             bells=lambda: self.bells,
             probe_age_s=self.probe_age_s,
             stuck_tasks=lambda: self.supervisor.stuck_tasks,
+            cost_is_notional=self.cost_is_notional,
+            open_questions=lambda: 0 if self.asking is None else self.asking.open,
         )
+        if self.asking is not None:
+            self.asking.on_change = self._questions_changed
         self.pulse.on_beat.append(self.look_after)
         self.supervisor.on_change = self.pulse.beat
+        self.runner.on_parked = self.pulse.beat
         if self.redis is not None:
             self.pulse.on_beat.append(self.redis.carry)
         self.pipes: PipePair | None = None
@@ -180,16 +193,38 @@ class Worker:
         assert transport is not None
         return transport.queue
 
-    def _find_gate(self) -> Gate | None:
-        settings = self.settings
-        if settings.agent is not AgentKind.CLAUDE:
-            return None
-        credential = find_credential(settings.agent_environment)
-        if credential is None:
-            return None
+    def _share_gate(self, fingerprint: str) -> Gate:
         if self.redis is not None:
-            return self.redis.share_gate(credential.fingerprint)
-        return Gate(settings.layout.gates, credential.fingerprint)
+            return self.redis.share_gate(fingerprint)
+        return Gate(self.settings.layout.gates, fingerprint)
+
+    def _open_inbox(self, agent: Agent) -> Asking | None:
+        settings = self.settings
+        if not settings.questions.on or agent.name != AgentKind.CLAUDE:
+            return None
+        asking = AskingSettings(
+            worker=settings.worker,
+            instance=settings.instance,
+            policy=settings.questions.policy,
+            timeout_s=settings.questions.timeout_s,
+        )
+        if self.files is not None or self.redis is None:
+            files = FileQuestions(settings.layout, instance=settings.instance, owners=settings.trigger_owners)
+            return Asking(asking, files, self.metrics)
+        link = self.redis.link
+        place = RedisPlace(
+            self.redis.queue.caller,
+            worker=settings.worker,
+            instance=settings.instance,
+            hears=lambda: link is not None and link.connected,
+        )
+        return Asking(asking, place, self.metrics)
+
+    def _questions_changed(self) -> None:
+        assert self.asking is not None
+        self.metrics.questions_open.set(self.asking.open)
+        # Who looks at heartbeats shall not learn of a question ten seconds late.
+        self.pulse.beat()
 
     def _announce_probe(self) -> Callable[[Path], None] | None:
         redis = self.redis
@@ -263,6 +298,8 @@ class Worker:
         """Look at all queues now."""
         for transport in self.transports:
             transport.wake()
+        if self.asking is not None:
+            self.asking.look()
         self.bell.ring("control")
 
     def ask_to_stop(self, *, patiently: bool) -> None:
@@ -398,6 +435,8 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 workings.start_soon(worker.pulse.run_forever, name="heartbeat")
                 workings.start_soon(worker.desk.run_forever, name="control")
                 workings.start_soon(agent.serve_forever, name="agent")
+                if worker.asking is not None:
+                    workings.start_soon(worker.asking.tidy_forever, name="questions")
                 worker.start()
                 try:
                     yield worker

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from agent_bus.layout import WorkerLayout
+from agent_bus.messages import OnQuestion
 from service_kit.agent_environment import agent_environment
 from service_kit.environment import (
     Environment,
@@ -25,6 +26,7 @@ from service_kit.environment import (
     positive,
     program,
     redis_url,
+    secret_files,
     shell_words,
     switch,
     usual_owners,
@@ -73,7 +75,7 @@ class ClaudeSettings:
     allowed_tools: tuple[str, ...] = ()
     """`ALLOWED_TOOLS`: tools that need no permission, divided by commas."""
     permission_mode: str = "acceptEdits"
-    """`PERMISSION_MODE`: as Claude Code's own; nobody is there to answer a question, so what it would ask is denied."""
+    """`PERMISSION_MODE`: as Claude Code's own; what it leaves open is asked of people, see `QuestionSettings`."""
     max_turns: int | None = None
     """`MAX_TURNS`: None means no bound."""
     max_budget_usd: float | None = None
@@ -112,6 +114,26 @@ class SupervisionSettings:
     """`STUCK_INTERRUPT_AFTER`: from the notice to the interrupt."""
     kill_after_s: float = 10.0
     """`STUCK_KILL_AFTER`: from the interrupt to the kill."""
+
+
+class AskPeople(StrEnum):
+    """Whether people are asked for permissions that the rules leave open."""
+
+    ON = "on"
+    OFF = "off"
+    """Claude Code denies them at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSettings:
+    """What is done with permissions that the rules leave open."""
+
+    on: bool = True
+    """`QUESTIONS`: ask people; off has Claude Code deny at once."""
+    timeout_s: float = 300.0
+    """`QUESTION_TIMEOUT`: how long a person has, unless the task says otherwise."""
+    policy: OnQuestion = OnQuestion.DENY
+    """`ON_QUESTION`: what becomes of a question that nobody answers, unless the task says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +182,8 @@ class WorkerSettings:
     """`REDIS_LEASE`: a task whose worker has not renewed it for this long is another one's to take."""
     hooks_config: Path = Path()
     """`HOOKS_CONFIG`: the file of hook rules; where there is none, no event becomes a trigger."""
+    secret_files: tuple[Path, ...] = ()
+    """Files that hold secrets: the agents are kept from them."""
     hook_token: str | None = field(default=None, repr=False)
     """`HOOK_TOKEN`: what a request to `/hooks` must carry; None makes a random one for this process alone."""
     hook_timeout_s: float = 5.0
@@ -167,6 +191,7 @@ class WorkerSettings:
     log_level: str = "INFO"
     claude: ClaudeSettings = field(default_factory=ClaudeSettings)
     supervision: SupervisionSettings = field(default_factory=SupervisionSettings)
+    questions: QuestionSettings = field(default_factory=QuestionSettings)
 
     @property
     def mode(self) -> Mode:
@@ -180,6 +205,7 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
     Raises:
         SettingsError: a value is wrong or missing.
     """
+    secrets = secret_files(environ)
     environ = with_secrets_from_files(environ)
     read = Environment(environ)
     name = read.value("WORKER_NAME", worker_name, _WORKER_NAMES, None, given=worker)
@@ -225,11 +251,17 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
         redis_url=redis,
         redis_lease_s=read.seconds("REDIS_LEASE", 30.0, at_least=1.0, at_most=3600.0),
         hooks_config=read.value("HOOKS_CONFIG", Path, "a file of hook rules", rules).absolute(),
+        secret_files=secrets,
         hook_token=read.value("HOOK_TOKEN", str, "any text", None),
         hook_timeout_s=read.seconds("HOOK_TIMEOUT", 5.0, at_least=0.1, at_most=600.0),
         log_level=read.value("LOG_LEVEL", log_level, "DEBUG, INFO, WARNING or ERROR", "INFO"),
         claude=claude,
         supervision=_supervision_settings(read),
+        questions=QuestionSettings(
+            on=read.value("QUESTIONS", AskPeople, "on or off", AskPeople.ON) is AskPeople.ON,
+            timeout_s=read.seconds("QUESTION_TIMEOUT", 300.0, at_least=0.1, at_most=30 * 86_400.0),
+            policy=read.value("ON_QUESTION", OnQuestion, "deny, wait or fail", OnQuestion.DENY),
+        ),
     )
 
 

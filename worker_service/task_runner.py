@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 import anyio
@@ -24,9 +25,11 @@ from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCau
 from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
+from worker_service.questions.asking import Asking
 from worker_service.settlement import GivenBack, Settlement
 from worker_service.supervision.supervisor import Supervisor
 from worker_service.supervision.watch import SEEMS_STUCK
+from worker_service.task_clock import TaskClock
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
 
@@ -53,6 +56,8 @@ class DispatchSettings:
     task_timeout_s: float
     max_attempts: int
     park_on_limit: bool = True
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers what the agent costs; None where there is no telling."""
 
 
 @dataclass(slots=True)
@@ -61,6 +66,7 @@ class Running:
 
     run: Run
     scope: anyio.CancelScope
+    clock: TaskClock
 
     def stop(self, cause: StopCause) -> None:
         """End the agent's run from outside; the first cause stays, but for a cancel of one that is stuck."""
@@ -86,6 +92,7 @@ class TaskRunner:
         broadcast: Broadcast,
         keep_journals: bool = True,
         notices: ResultNotices | None = None,
+        asking: Asking | None = None,
         on_failure: Callable[[Run], None] = lambda run: None,
         supervisor: Supervisor | None = None,
     ) -> None:
@@ -102,6 +109,7 @@ class TaskRunner:
             broadcast: Told of events.
             keep_journals: Whether events are kept in files as well.
             notices: Told of results that are not files; the file queue tells of its own.
+            asking: Who asks people for what agents may not do by themselves; None asks nobody.
             on_failure: Told of each run that failed or ran out of time.
             supervisor: Who looks whether tasks get on; None looks at none.
         """
@@ -116,10 +124,13 @@ class TaskRunner:
         self._broadcast = broadcast
         self._keep_journals = keep_journals
         self._notices = notices
+        self._asking = asking
         self._on_failure = on_failure
         self._supervisor = supervisor
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
+        self.on_parked: Callable[[], None] = lambda: None
+        """Called when a limit has sent a task back to wait."""
         self.running: dict[str, Running] = {}
         """What runs now, by task id."""
         self.idle = asyncio.Event()
@@ -140,7 +151,10 @@ class TaskRunner:
         events = TaskEvents(self._settings.worker, task_id, journals, self._broadcast)
         run = self._prepare(claim, events)
         # The deadline is set when the agent starts: what comes before it is not the task's time.
-        running = self.running[task_id] = Running(run, anyio.CancelScope())
+        scope = anyio.CancelScope()
+        running = self.running[task_id] = Running(run, scope, TaskClock(scope))
+        if self._asking is not None:
+            run.ask = partial(self._asking.ask, run, running.clock)
         supervisor = self._supervisor
         if supervisor is not None:
             run.supervise = lambda signs: supervisor.take(run, signs, lambda: running.stop(StopCause.STUCK))
@@ -156,6 +170,8 @@ class TaskRunner:
                 leave_slot()
                 if supervisor is not None:
                     supervisor.drop(run)
+                if self._asking is not None:
+                    self._asking.abandon(run)
             if kept is not None or ended:
                 await self._finish(claim, kept or self._result(claim, run.outcome, started_at))
         finally:
@@ -202,10 +218,12 @@ class TaskRunner:
         if claim.attempt > 1 and task.on_interrupt is OnInterrupt.FAIL:
             outcome.fail("interrupted", "The worker ended in the middle of the task, and its on_interrupt is fail.")
             return True
+        if self._asking is not None and claim.attempt > 1:
+            await self._asking.withdraw_left_over(task.task_id)
         timeout_s = task.timeout or self._settings.task_timeout_s
         try:
             with running.scope as scope:
-                scope.deadline = asyncio.get_running_loop().time() + timeout_s
+                running.clock.start(timeout_s)
                 await self._agent.run(run)
         except RateLimited as limited:
             return await self._park(claim, limited, outcome)
@@ -261,7 +279,11 @@ class TaskRunner:
             outcome.fail("rate_limited", f"{limited.message} (PARK_ON_LIMIT is 0)")
             return True
         notice = GateNotice(
-            kind=limited.kind, until=limited.until, message=limited.message, worker=self._settings.worker
+            kind=limited.kind,
+            until=limited.until,
+            message=limited.message,
+            worker=self._settings.worker,
+            closed_at=utc_now(),
         )
         if self.gate is not None:
             try:
@@ -276,8 +298,12 @@ class TaskRunner:
             limited.message,
             extra={"action": "task_parked", "task_id": claim.task.task_id, "limit": limited.kind},
         )
-        await self.settlement.release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
+        # A gate holds the task back, and whoever opens the gate lets the task go on. Without one its own moment does.
+        held = self.gate is not None and self.gate.closed() is not None
+        until = None if held else limited.until
+        await self.settlement.release(claim, spend_attempt=False, not_before=until, reason=limited.message)
         self._bell.ring_later(max(0.05, (limited.until - utc_now()).total_seconds() + 0.05))
+        self.on_parked()
         return False
 
     async def _release_after_trouble(self, claim: Claim, error: Exception) -> None:
@@ -331,6 +357,8 @@ class TaskRunner:
             num_turns=outcome.num_turns,
             usage=outcome.usage,
             cost_usd=outcome.cost_usd,
+            cost_is_notional=self._settings.cost_is_notional,
+            model=outcome.model,
             queued_at=claim.queued_at,
             started_at=started_at,
             completed_at=now,
@@ -352,6 +380,8 @@ class TaskRunner:
         self._metrics.task_duration.observe(result.duration_seconds)
         if result.cost_usd is not None and result.cost_usd > 0:
             self._metrics.agent_cost.inc(result.cost_usd)
+            if result.cost_is_notional:
+                self._metrics.agent_notional_cost.inc(result.cost_usd)
         for kind in _TOKEN_KINDS if result.usage else ():
             amount = (result.usage or {}).get(kind)
             if isinstance(amount, int) and amount > 0:

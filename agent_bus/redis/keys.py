@@ -18,6 +18,9 @@ GATE_PREFIX: Final = "codehornets:gate:"
 GATES_CHANNEL: Final = "codehornets:gates"
 CONTROL_ALL_CHANNEL: Final = "control:all"
 HOOKS_PREFIX: Final = "hooks:"
+QUESTIONS: Final = "codehornets:questions"
+"""The questions of all workers that have no shared directory, as `WORKER/ID`, by when they were asked."""
+QUESTION_PREFIX: Final = "codehornets:question:"
 
 DAY_S: Final = 86_400
 INDEX_TTL_S: Final = 30 * DAY_S
@@ -27,6 +30,8 @@ RESULT_TTL_S: Final = 7 * DAY_S
 MOST_RESULTS: Final = 10_000
 """So many results the stream keeps, or a few more."""
 MOST_DEAD_LETTERS: Final = 10_000
+QUESTION_TTL_S: Final = 31 * DAY_S
+"""How long a question is kept: longer than any task may last."""
 ACTIVATION_TTL_S: Final = 60
 """The same message within this time is the same task, heard by another replica."""
 
@@ -84,3 +89,9 @@ def result_by_id(task_id: str) -> str:
 def gate(fingerprint: str) -> str:
     """Return where the gate of a credential is."""
     return f"{GATE_PREFIX}{fingerprint}"
+
+
+def question_key(worker: str, question_id: str, *, answer: bool = False) -> str:
+    """Return where a question of a worker is, or the answer to it."""
+    key = f"{QUESTION_PREFIX}{worker}:{question_id}"
+    return f"{key}:answer" if answer else key

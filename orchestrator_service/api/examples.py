@@ -217,6 +217,40 @@ GOAL: Final[dict[str, Any]] = {
 }
 CANCELLED_GOAL: Final = {**GOAL, "state": "cancelled", "ended_at": "2026-03-02T09:10:00Z"}
 
+QUESTION: Final[dict[str, Any]] = {
+    "question_id": "q-3f9a1c2b7d4e5f60",
+    "task_id": "task-7f3a9c",
+    "worker": "marie",
+    "tool": "Bash",
+    "input": {"command": "npm publish", "description": "Publish the package"},
+    "summary": "Bash: npm publish",
+    "asked_because": None,
+    "policy": "deny",
+    "asked_at": "2026-03-02T09:00:04Z",
+    "expires_at": "2026-03-02T09:05:04Z",
+    "state": "open",
+    "decision": None,
+    "answered_by": None,
+    "answered_at": None,
+    "reason": None,
+}
+APPROVED_QUESTION: Final = {
+    **QUESTION,
+    "state": "allowed",
+    "decision": "allow",
+    "answered_by": "anna",
+    "answered_at": "2026-03-02T09:01:10Z",
+}
+DENIED_QUESTION: Final = {
+    **QUESTION,
+    "state": "denied",
+    "decision": "deny",
+    "answered_by": "anna",
+    "answered_at": "2026-03-02T09:01:10Z",
+    "reason": "not on a Friday",
+}
+ANSWER_ORDER: Final = {"reason": "not on a Friday"}
+
 BUDGET: Final = {
     "day": "2026-03-02",
     "limit_usd": 50.0,

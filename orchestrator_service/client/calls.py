@@ -18,11 +18,13 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agent_bus.heartbeats import is_alive, read_heartbeat
+from orchestrator_service.accounts import GateRecord, Usage
 from orchestrator_service.errors import FieldProblem
 from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     ScheduleRecord,
     Submission,
     TaskPage,
@@ -270,9 +272,44 @@ def cancel_goal(goal_id: str) -> Call[GoalRecord]:
     return _post(f"/goals/{segment(goal_id)}/cancel", GoalRecord)
 
 
+def questions(
+    state: str = "open", *, worker: str | None = None, task_id: str | None = None, limit: int = 100
+) -> Call[list[QuestionRecord]]:
+    """List the questions of agents, newest first; `state` is `open`, `answered` or `all`."""
+    query = [("state", state), ("limit", str(limit))]
+    query += [(name, value) for name, value in (("worker", worker), ("task", task_id)) if value is not None]
+    return _get("/questions", list[QuestionRecord], query)
+
+
+def question(question_id: str) -> Call[QuestionRecord]:
+    """Tell all of a question."""
+    return _get(f"/questions/{segment(question_id)}", QuestionRecord)
+
+
+def answer_question(question_id: str, *, allow: bool, reason: str | None = None) -> Call[QuestionRecord]:
+    """Answer a question; refused with 409 where another answer came first."""
+    verb = "approve" if allow else "deny"
+    return _post(f"/questions/{segment(question_id)}/{verb}", QuestionRecord, {"reason": reason} if reason else {})
+
+
 def budget() -> Call[Budget]:
     """Tell what may be spent today and what is."""
     return _get("/budget", Budget)
+
+
+def usage(query: Sequence[tuple[str, str]] = ()) -> Call[Usage]:
+    """Tell cost and tokens; the query as `GET /usage` has it."""
+    return _get("/usage", Usage, query)
+
+
+def gates() -> Call[list[GateRecord]]:
+    """Tell the gates that are closed."""
+    return _get("/gates", list[GateRecord])
+
+
+def open_gate(gate_id: str) -> Call[GateRecord]:
+    """End the wait behind a gate."""
+    return _post(f"/gates/{segment(gate_id)}/open", GateRecord)
 
 
 def invariants() -> Call[list[Invariant]]:

@@ -38,6 +38,8 @@ _HANDED_ON: Final = (
     "max_attempts",
     "on_interrupt",
     "stuck_after",
+    "on_question",
+    "question_timeout",
 )
 
 _Head = tuple[int, int, str, str | None, float | None]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from agent_bus.commands import Command
 from agent_bus.messages import Event, Heartbeat, Result
+from agent_bus.questions import Answer, AnswerFate, Question
 from service_kit.findings import Finding
 
 
@@ -91,6 +92,9 @@ class Ears(Protocol):
     def hear_event(self, transport: str, event: Event) -> None:
         """Something that an agent or worker does, live, as far as it is told; not all of it is."""
 
+    def hear_question(self, transport: str, question: Question) -> None:
+        """An agent asks something of people, or a question has come to its end. May be told several times."""
+
 
 class Transport(Protocol):
     """One way to the workers. Nothing here raises for trouble on the way: it is told in what is returned."""
@@ -118,6 +122,9 @@ class Transport(Protocol):
 
     async def tell(self, worker: str, command: Command) -> bool:
         """Send a control command; False when nobody there listens."""
+
+    async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        """Hand over what a person says to a question."""
 
     async def journal(self, worker: str, wire_id: str, after: int) -> list[JournalLine]:
         """Return what the agent did behind byte `after`, as far as it is written by now."""

@@ -28,6 +28,7 @@ from agent_bus.messages import Heartbeat, is_task_id
 from orchestrator_service.transports.base import Ears, HeardResult
 from orchestrator_service.transports.file_tasks import answer_of_letter
 from orchestrator_service.transports.journals import Journals, journal_size
+from orchestrator_service.transports.question_news import QuestionNews
 from orchestrator_service.transports.result_files import BrokenResult, read_result_file
 from orchestrator_service.transports.slices import SLICE_S, Slices
 from orchestrator_service.transports.watching import Watching
@@ -70,6 +71,7 @@ class FileNews:
         self._notices = shared / "triggers" / ORCHESTRATOR
         self._heartbeats = shared / "heartbeats"
         self._events = shared / "events"
+        self._questions = QuestionNews(shared / "questions", ears)
         self._watching = Watching(self._missed)
         self.journals = Journals(self._watch_journal, self._watching.unwatch)
         """Those that somebody follows."""
@@ -167,6 +169,7 @@ class FileNews:
             self._look_at_run(worker, wire_id)
             await slices.breathe()
         self.journals.look_at_all()
+        self._questions.look_at_all()
 
     def _arm(self) -> None:
         """Watch what is not watched yet, or has been replaced."""
@@ -185,6 +188,8 @@ class FileNews:
             self._watching.watch(folder, events | Mask.ONLYDIR, told)
         for worker in self._listing(self._events):
             self._watch_journals_of(worker)
+        if (trouble := self._questions.arm(self._watching)) is not None:
+            self._trouble[self._questions.folder] = trouble
 
     def _watch_journals_of(self, worker: str) -> bool:
         folder = self._events / worker

@@ -12,6 +12,8 @@ from agent_bus.commands import Command
 from agent_bus.layout import WorkerLayout, is_worker_name
 from agent_bus.messages import Result
 from agent_bus.pipes import PipeUnavailable, open_for_writing
+from agent_bus.question_files import QuestionFiles
+from agent_bus.questions import Answer, AnswerFate
 from orchestrator_service.transports import file_tasks
 from orchestrator_service.transports.base import Dispatch, Ears, JournalLine, Place, Undelivered
 from orchestrator_service.transports.file_news import FILE, FileNews
@@ -112,6 +114,14 @@ class FileTransport:
         finally:
             os.close(pipe)
         return True
+
+    async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        """Leave `questions/NAME/ID.answer.json`, unless there is one."""
+        try:
+            return QuestionFiles(self._layout(worker).questions).answer(question_id, answer)
+        except OSError as error:
+            self._trouble = f"the answer to {question_id} cannot be written: {error.strerror or error}"
+            return AnswerFate.UNREACHABLE
 
     async def running(self) -> dict[str, list[str]]:
         """Return who holds what: by the claims in the directories, and who else says in its heartbeat that it does."""

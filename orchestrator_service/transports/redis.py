@@ -10,8 +10,10 @@ from pathlib import Path
 from agent_bus.commands import Command
 from agent_bus.errors import QueueUnavailable
 from agent_bus.messages import Result
+from agent_bus.questions import Answer, AnswerFate
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.connection import failures
+from agent_bus.redis.questions import RedisQuestions
 from agent_bus.redis.url import RedisAddress
 from orchestrator_service.transports.base import Dispatch, Ears, JournalLine, Place, Undelivered
 from orchestrator_service.transports.redis_journals import RedisJournals
@@ -53,8 +55,10 @@ class RedisTransport:
         self._poll_s = poll_s
         self._position = position
         self._open_runs = open_runs
-        self._caller = RedisCaller(address)
-        self._tasks = RedisTasks(self._caller)
+        self.caller = RedisCaller(address)
+        """The way to that Redis."""
+        self._tasks = RedisTasks(self.caller)
+        self._questions = RedisQuestions(self.caller)
         self._journals = RedisJournals(journals)
         self._news: RedisNews | None = None
         self._cancels: dict[str, str] = {}
@@ -116,6 +120,13 @@ class RedisTransport:
         except QueueUnavailable:
             return False
 
+    async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        """Set the answer's key, unless there is one, and wake the worker."""
+        try:
+            return await self._questions.answer(worker, question_id, answer)
+        except QueueUnavailable:
+            return AnswerFate.UNREACHABLE
+
     async def running(self) -> dict[str, list[str]]:
         """Return who holds what; nothing while Redis is away, see `connected`."""
         workers = {*self._known(), *(worker for worker, _ in self._open_runs())}
@@ -131,9 +142,10 @@ class RedisTransport:
         """Hear results, events and heartbeats for the length of the block; what is there already is told first."""
         self._journals.keep(wire_id for _, wire_id in self._open_runs())
         news = RedisNews(
-            self._caller,
+            self.caller,
             self._tasks,
             self._journals,
+            self._questions,
             poll_s=self._poll_s,
             position=self._position,
             known=self._known,
@@ -149,7 +161,7 @@ class RedisTransport:
             await news.close()
             self._journals.close()
             with suppress(*failures()):
-                await self._caller.aclose()
+                await self.caller.aclose()
 
     async def _cancel_again(self) -> None:
         for wire_id, worker in list(self._cancels.items()):

@@ -21,9 +21,11 @@ from pydantic_core import from_json
 from agent_bus.errors import QueueUnavailable
 from agent_bus.layout import is_worker_name
 from agent_bus.messages import Event, Heartbeat, Result, is_task_id
+from agent_bus.questions import is_question_id
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.connection import close_client, explain, failures, make_client, make_pubsub_clients
 from agent_bus.redis.keys import HEARTBEAT_PREFIX, HOOKS_PREFIX, RESULTS
+from agent_bus.redis.questions import RedisQuestions
 from agent_bus.redis.url import COMMAND_TIMEOUT_S
 from orchestrator_service.transports.base import Ears, HeardResult
 from orchestrator_service.transports.redis_journals import RedisJournals
@@ -46,6 +48,7 @@ _FIRST_PAUSE_S: Final = 0.05
 _LONGEST_PAUSE_S: Final = 1.0
 _PAGE: Final = 500
 _FEW_KEYS: Final = 5000
+_OF_QUESTIONS: Final = frozenset(("permission_asked", "permission_answered", "permission_withdrawn"))
 _FULL_SCAN_EVERY: Final = 6
 """Among many keys all are looked through only so often: between two times the known heartbeats are asked for."""
 
@@ -58,6 +61,7 @@ class RedisNews:
         caller: RedisCaller,
         tasks: RedisTasks,
         journals: RedisJournals,
+        questions: RedisQuestions,
         *,
         poll_s: float,
         position: str | None,
@@ -72,6 +76,7 @@ class RedisNews:
             caller: The way to Redis for single questions.
             tasks: What is known of tasks in Redis.
             journals: Given each event.
+            questions: What is known of questions in Redis.
             poll_s: How often the heartbeats are looked at, in seconds.
             position: How far the stream of results was read; None for not at all.
             known: Gives the names of the workers that are known.
@@ -83,6 +88,12 @@ class RedisNews:
         self._address = caller.address
         self._tasks = tasks
         self._journals = journals
+        self._questions = questions
+        self._asked: dict[tuple[str, str], None] = {}
+        """Questions of which something is told: worker and id."""
+        self._asked_wanted = asyncio.Event()
+        self._all_asked = True
+        """Whether all questions are to be looked at."""
         self._poll_s = poll_s
         self._position = position or "0-0"
         self._known = known
@@ -154,6 +165,7 @@ class RedisNews:
                 self._stay_awake(subscription),
                 self._read_results_forever(reader, caught_up),
                 self._look_at_beats_forever(caught_up),
+                self._look_at_questions_forever(caught_up),
             )
         finally:
             if subscription is not None:
@@ -265,8 +277,30 @@ class RedisNews:
             self._beats_wanted.set()
         if event.event == "task_started" and event.task_id is not None and is_task_id(event.task_id):
             self._ears.hear_started(REDIS, worker, event.task_id)
+        if event.event in _OF_QUESTIONS and is_question_id(question_id := str(event.data.get("question_id"))):
+            self._asked[worker, question_id] = None
+            self._asked_wanted.set()
         self._journals.write(event)
         self._ears.hear_event(REDIS, event)
+
+    # -- questions
+
+    async def _look_at_questions_forever(self, caught_up: asyncio.Event) -> None:
+        await caught_up.wait()
+        self._all_asked = True
+        while True:
+            if self._all_asked:
+                self._all_asked = False
+                async for question in self._questions.all():
+                    self._ears.hear_question(REDIS, question)
+            await self._asked_wanted.wait()
+            self._asked_wanted.clear()
+            while self._asked:
+                worker, question_id = next(iter(self._asked))
+                del self._asked[worker, question_id]
+                # What the event says is a hint: the key is what its worker wrote. Of files there is no key.
+                if (found := await self._questions.read(worker, question_id)) is not None:
+                    self._ears.hear_question(REDIS, found)
 
     # -- heartbeats
 
@@ -301,6 +335,10 @@ class RedisNews:
                 if is_worker_name(beat.worker):
                     self._beating.add(beat.worker)
                     self._ears.hear_heartbeat(REDIS, beat)
+                    if beat.open_questions:
+                        # A worker that only polls tells of nothing else.
+                        self._all_asked = True
+                        self._asked_wanted.set()
 
 
 async def _first_to_fail(*coroutines: Coroutine[Any, Any, None]) -> None:

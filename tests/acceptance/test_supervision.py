@@ -17,6 +17,8 @@ from anyio.to_thread import run_sync
 
 from agent_bus.heartbeats import read_heartbeat
 from agent_bus.messages import TaskStatus
+from agent_bus.question_files import QuestionFiles
+from agent_bus.questions import Answer, AnswerFate, Decision
 from tests.acceptance.conftest import Client
 from tests.integration.harness import fetch
 from tests.standin.messages_api import MessagesApi, hang, rate_limited, reply, slow, tool_use, unending
@@ -192,6 +194,27 @@ async def test_a_wait_that_was_announced_is_left_alone(api: MessagesApi, setting
         await until(client.has_result("t1"), 90)
     assert client.result("t1").output == "at last"
     assert [event for event in client.events("t1") if event["event"] == "api_retry"]
+    assert told_nothing(client, "t1")
+
+
+async def test_a_question_that_waits_for_a_person_is_left_alone(
+    api: MessagesApi, settings_of: Settings, client: Client, tmp_path: Path
+) -> None:
+    outside = tmp_path / "elsewhere.txt"
+    api.when("ask", tool_use("Write", {"file_path": str(outside), "content": "x"}), reply("written"))
+    async with open_worker(settings_of(ALLOWED_TOOLS="Read", WORKER_MODE="hooks", **HEALTHY)) as worker:
+        client.submit("t1", "ask first", on_question="wait")
+        await until(lambda: [event for event in client.events("t1") if event["event"] == "permission_asked"], 60)
+        (ward,) = worker.supervisor._wards.values()
+        asked_at = ward.look_at
+        # Looked at again and again, for three times as long as silence may last.
+        await until(lambda: ward.look_at > asked_at + 9, 60)
+        (event,) = [event for event in client.events("t1") if event["event"] == "permission_asked"]
+        questions = QuestionFiles(client.shared / "questions" / "marie")
+        fate = questions.answer(event["data"]["question_id"], Answer(decision=Decision.ALLOW, by="anna"))
+        assert fate is AnswerFate.COUNTS
+        await until(client.has_result("t1"), 60)
+    assert client.result("t1").output == "written"
     assert told_nothing(client, "t1")
 
 

@@ -16,7 +16,9 @@ import httpx
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from orchestrator_service.api import examples
+from agent_bus.questions import Decision
+from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
+from orchestrator_service.api import examples, money_examples
 from orchestrator_service.api.app import ApiServer, make_app
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrderRefused
@@ -27,6 +29,7 @@ from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     Route,
     ScheduleRecord,
     StreamEvent,
@@ -54,6 +57,7 @@ class MemoryDesk:
         self.records: dict[str, TaskSummary] = {}
         self.kept: dict[str, Submission] = {}
         self.queries: list[TaskQuery] = []
+        self.money: list[UsageQuery | SeriesQuery] = []
         self.reasons: list[str] = []
         self.positions: list[tuple[str | None, bool]] = []
         self.failure: Exception | None = None
@@ -61,6 +65,8 @@ class MemoryDesk:
         self.stream: asyncio.Queue[StreamEvent | None] = asyncio.Queue(8)
         self.open_streams = 0
         self.goal_record = GoalRecord.model_validate(examples.GOAL)
+        self.question_record = QuestionRecord.model_validate(examples.QUESTION)
+        self.question_queries: list[tuple[str, str | None, str | None, int]] = []
         self.made_schedules: dict[str, ScheduleRecord] = {}
 
     def _asked(self, asker: Asker | None = None) -> None:
@@ -180,6 +186,9 @@ class MemoryDesk:
         async for event in self._streamed(after):
             yield event
 
+    def position(self) -> str:
+        return "0"
+
     async def workers(self) -> list[WorkerRecord]:
         self._asked()
         return [WorkerRecord.model_validate(examples.WORKER)]
@@ -197,6 +206,31 @@ class MemoryDesk:
     async def resume(self, name: str, asker: Asker) -> Told:
         self._asked(asker)
         return Told(worker=await self.worker(name), told=True)
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        self._asked()
+        self.question_queries.append((state, worker, task_id, limit))
+        return [self.question_record][:limit]
+
+    async def question(self, question_id: str) -> QuestionRecord:
+        self._asked()
+        if question_id != self.question_record.question_id:
+            raise NotKnown("question", question_id)
+        return self.question_record
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        self._asked(asker)
+        found = await self.question(question_id)
+        if found.decision is not None:
+            raise Conflict(f"Question {question_id} was answered already.")
+        state = "allowed" if decision is Decision.ALLOW else "denied"
+        changes = {"state": state, "decision": decision, "answered_by": asker.name, "reason": reason}
+        self.question_record = QuestionRecord.model_validate({**examples.APPROVED_QUESTION, **changes})
+        return self.question_record
 
     async def create_schedule(self, order: ScheduleOrder, asker: Asker) -> ScheduleRecord:
         self._asked(asker)
@@ -255,6 +289,26 @@ class MemoryDesk:
     async def counts(self) -> dict[str, int]:
         self._asked()
         return dict(examples.COUNTS)
+
+    async def usage(self, query: UsageQuery) -> Usage:
+        self._asked()
+        self.money.append(query)
+        return Usage.model_validate(money_examples.USAGE)
+
+    async def series(self, query: SeriesQuery) -> Series:
+        self._asked()
+        self.money.append(query)
+        return Series.model_validate(money_examples.SERIES)
+
+    async def gates(self) -> list[GateRecord]:
+        self._asked()
+        return [GateRecord.model_validate(money_examples.GATE)]
+
+    async def open_gate(self, gate_id: str, asker: Asker) -> GateRecord:
+        self._asked(asker)
+        if gate_id != money_examples.GATE["gate_id"]:
+            raise NotKnown("closed gate", gate_id)
+        return GateRecord.model_validate(money_examples.GATE)
 
 
 async def explore(served: Served, directory: Path, *, without: str, seed: int) -> tuple[int, str]:

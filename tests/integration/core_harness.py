@@ -13,6 +13,7 @@ from typing import Any
 
 from agent_bus.commands import Command
 from agent_bus.messages import Result, TaskError, TaskStatus
+from agent_bus.questions import Answer, AnswerFate
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.ledger.database import open_database
 from orchestrator_service.orders import GraphOrder, TaskOrder
@@ -43,6 +44,8 @@ class FakeTransport:
         self.holders: dict[str, list[str]] = {}
         self.journals: dict[str, list[JournalLine]] = {}
         self.refuse: str | None = None
+        self.answers: dict[str, Answer] = {}
+        self.unreachable = False
         self._more = asyncio.Event()
 
     @asynccontextmanager
@@ -76,6 +79,14 @@ class FakeTransport:
     async def tell(self, worker: str, command: Command) -> bool:
         self.commands.append((worker, command))
         return True
+
+    async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        if self.unreachable:
+            return AnswerFate.UNREACHABLE
+        if question_id in self.answers:
+            return AnswerFate.TOO_LATE
+        self.answers[question_id] = answer
+        return AnswerFate.COUNTS
 
     def say(self, wire_id: str, text: str) -> None:
         """Add a line to a journal."""

@@ -14,12 +14,14 @@ from pydantic import BaseModel, TypeAdapter
 from orchestrator_service.api import examples
 from orchestrator_service.api.app import make_app
 from orchestrator_service.api.problems import PROBLEM_TYPE, Problem, ProblemKind
+from orchestrator_service.api.questions import AnswerOrder
 from orchestrator_service.metrics import OrchestratorMetrics
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder
 from orchestrator_service.records import (
     Budget,
     GoalRecord,
     Invariant,
+    QuestionRecord,
     ScheduleRecord,
     Submission,
     TaskPage,
@@ -112,6 +114,10 @@ def test_all_that_is_referred_to_is_there(document: dict[str, Any]) -> None:
         (GoalRecord, examples.CANCELLED_GOAL),
         (Budget, examples.BUDGET),
         (Invariant, examples.INVARIANTS[0]),
+        (QuestionRecord, examples.QUESTION),
+        (QuestionRecord, examples.APPROVED_QUESTION),
+        (QuestionRecord, examples.DENIED_QUESTION),
+        (AnswerOrder, examples.ANSWER_ORDER),
     ],
 )
 def test_examples_are_what_they_are_examples_of(model: type[BaseModel], example: dict[str, Any]) -> None:
@@ -134,7 +140,7 @@ async def test_the_pages_load_nothing_from_elsewhere() -> None:
         for path in ("/", "/docs"):
             page = await client.get(path)
             assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-            assert not re.search(r"https?://|<script|<link|src=", page.text)
+            assert not re.search(r"https?://|//[a-z]|(?:src|href)=\"(?!/)", page.text)
         assert "/api/v1/tasks/{task_id}/result" in page.text
         assert (await client.get("/openapi.json")).json()["paths"]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import Event, Heartbeat, Result, TaskStatus, WorkerStatus, encode_result, utc_now
+from agent_bus.questions import Question
 from agent_bus.result_notices import ResultNotices
 from orchestrator_service.transports.base import Dispatch, HeardResult, JournalLine
 from tests.waiting import async_wait_until
@@ -26,6 +27,7 @@ class KeepingEars:
     started: list[tuple[str, str, str]] = field(default_factory=list)
     beats: list[tuple[str, Heartbeat]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
     on_result: Callable[[HeardResult], None] | None = None
 
     def hear_result(self, heard: HeardResult) -> None:
@@ -46,6 +48,9 @@ class KeepingEars:
 
     def hear_event(self, transport: str, event: Event) -> None:
         self.events.append(event)
+
+    def hear_question(self, transport: str, question: Question) -> None:
+        self.questions.append(question)
 
     @property
     def ids(self) -> list[str]:

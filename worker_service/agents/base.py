@@ -34,6 +34,7 @@ class Outcome:
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    model: str | None = None
     stderr: str = ""
     exit_code: int | None = None
 
@@ -82,6 +83,27 @@ def _nobody_watches(signs: LifeSigns) -> None:
     return None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wish:
+    """What an agent asks a person for: to use a tool."""
+
+    tool: str
+    input: dict[str, Any]
+    because: str | None = None
+    """Why it must ask, where it says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of it."""
+
+    allowed: bool
+    message: str
+    """To an agent that is denied: why. To one that is allowed: what the person said with it, or nothing."""
+    ends_task: bool = False
+    """Whether the task is to fail for it; `message` is then for people."""
+
+
 async def _nothing_to_remember(session_id: str) -> None:
     return None
 
@@ -106,6 +128,8 @@ class Run:
     """Stores the id of the conversation; called before the prompt is handed over, so that a crash can resume it."""
     prompt_handed: Callable[[], None] = lambda: None
     """Called when the agent has the prompt; the queueing time ends here."""
+    ask: Callable[[Wish], Awaitable[Verdict]] | None = None
+    """Asks a person, and returns what came of it; None where nobody is there to be asked."""
     stop_cause: StopCause | None = None
     """Set before the run is cancelled from outside."""
     supervise: Callable[[LifeSigns], None] = _nobody_watches

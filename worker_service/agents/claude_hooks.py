@@ -54,8 +54,10 @@ nobody reads what its agents say either; that shall cost time, not a task."""
 class SessionHooks:
     """Takes the hook events of one process."""
 
-    def __init__(self, bridge: HookBridge) -> None:
+    def __init__(self, bridge: HookBridge, *, asks: bool = False) -> None:
+        """Report to `bridge`; `asks` says whether a person is asked for permissions."""
         self._bridge = bridge
+        self._asks = asks
         self._run: Run | None = None
         self._session_id: str | None = None
         self._told: set[tuple[str, str]] = set()
@@ -91,7 +93,8 @@ class SessionHooks:
         hook, source = payload.get("hook_event_name"), Source.HOOK
         if hook == "PermissionRequest":
             tool = payload.get("tool_name")
-            payload = {**payload, "message": f"Claude needs permission to use {tool}, and nobody is there to give it."}
+            who = "a person is asked" if self._asks else "nobody is there to give it"
+            payload = {**payload, "message": f"Claude needs permission to use {tool}, and {who}."}
             hook, source = "Notification", Source.STREAM
         try:
             event = read_hook(

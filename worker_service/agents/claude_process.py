@@ -22,6 +22,7 @@ from claude_agent_sdk import (
 
 from worker_service.agents.claude_command import Profile
 from worker_service.agents.claude_hooks import SessionHooks
+from worker_service.agents.claude_questions import SessionQuestions
 from worker_service.agents.claude_transport import BadOutput, LeashedTransport
 from worker_service.agents.leashed_process import LeashedProcess, start_leashed
 
@@ -49,20 +50,31 @@ class ClaudeProcess:
     """A Claude Code process with a conversation. Made by `start_claude`; ended by `aclose`."""
 
     def __init__(
-        self, process: LeashedProcess, profile: Profile, session_id: str, hooks: SessionHooks | None = None
+        self,
+        process: LeashedProcess,
+        profile: Profile,
+        session_id: str,
+        hooks: SessionHooks | None = None,
+        questions: SessionQuestions | None = None,
     ) -> None:
         self.profile = profile
         self.session_id = session_id
         """The conversation it is in."""
         self.hooks = hooks
         """Tells of its hook events; None where nobody is told."""
+        self.questions = questions
+        """Carries its questions to people; None where nobody is asked."""
         self.turns = 0
         self.ended = anyio.Event()
         """Set when it can be used no more."""
         self._process = process
         self._transport = LeashedTransport(process)
         # Prompts are text: `verbatim_prompts` keeps `/words` and `@paths` in them from being acted on.
-        options = ClaudeAgentOptions(verbatim_prompts=True, hooks=None if hooks is None else hooks.matchers())
+        options = ClaudeAgentOptions(
+            verbatim_prompts=True,
+            hooks=None if hooks is None else hooks.matchers(),
+            can_use_tool=None if questions is None else questions.can_use_tool,
+        )
         self._client = ClaudeSDKClient(options, transport=self._transport)
         self._to_reader, self._from_process = anyio.create_memory_object_stream[Message](_MESSAGES_KEPT)
         self._failure: ProcessGone | None = None
@@ -281,6 +293,7 @@ async def start_claude(
     session_id: str,
     tasks: TaskGroup,
     hooks: SessionHooks | None = None,
+    questions: SessionQuestions | None = None,
 ) -> ClaudeProcess:
     """Start a process and connect to it.
 
@@ -296,7 +309,7 @@ async def start_claude(
         raise ProcessGone(
             "agent_unavailable", f"Claude Code cannot be started in {directory}: {error.strerror or error}."
         ) from error
-    process = ClaudeProcess(leashed, profile, session_id, hooks)
+    process = ClaudeProcess(leashed, profile, session_id, hooks, questions)
     try:
         await process.open(tasks)
     except BaseException:

@@ -25,6 +25,7 @@ from worker_service.agents.claude_hooks import SessionHooks
 from worker_service.agents.claude_placeholders import Placeholders
 from worker_service.agents.claude_pool import ClaudePool
 from worker_service.agents.claude_process import ClaudeProcess, NotResumable, ProcessGone, start_claude
+from worker_service.agents.claude_questions import SessionQuestions
 from worker_service.agents.claude_settings import session_settings
 from worker_service.agents.claude_turn import GaveUp, Turn
 from worker_service.hooks.bridge import HookBridge
@@ -84,10 +85,12 @@ class ClaudeSessions:
                 environment=self._environment,
                 workspace=profile.workspace,
                 hook_rules=self._settings.hooks_config,
+                secrets=self._settings.secret_files,
                 style=self._settings.claude.output_style,
             ),
             isolated=self._isolated,
             tells_progress=self._settings.supervision.after_s > 0,
+            asks=self._settings.questions.on,
         )
         return await start_claude(
             command,
@@ -95,7 +98,8 @@ class ClaudeSessions:
             profile=profile,
             session_id=session_id,
             tasks=tasks,
-            hooks=None if self._bridge is None else SessionHooks(self._bridge),
+            hooks=None if self._bridge is None else SessionHooks(self._bridge, asks=self._settings.questions.on),
+            questions=SessionQuestions() if self._settings.questions.on else None,
         )
 
     async def run(self, run: Run) -> None:
@@ -120,6 +124,8 @@ class ClaudeSessions:
         if process.hooks is not None:
             how = "resume" if process.session_id == run.session_id else "startup"
             process.hooks.begin(run, process.session_id, how)
+        if process.questions is not None:
+            process.questions.begin(run)
         try:
             reusable = await self._take_turn(process, prompt, run)
             if reusable:
@@ -140,6 +146,9 @@ class ClaudeSessions:
             ending = (run.stop_cause or StopCause.TIMEOUT).value
             raise
         finally:
+            if process.questions is not None:
+                process.questions.end()
+                reusable = reusable and not process.questions.left_plan_mode
             if process.hooks is not None:
                 process.hooks.end(ending)
             if reusable:
@@ -178,7 +187,13 @@ class ClaudeSessions:
         async for message in process.messages():
             if process.hooks is not None:
                 process.hooks.observe(message)
+            unanswered = None if process.questions is None else process.questions.ended_by
+            if unanswered is not None:
+                # Before the turn's own end, which only knows that it was interrupted: the first reason stays.
+                run.outcome.fail("question_unanswered", unanswered.message)
             turn.take(message)
+            if unanswered is not None:
+                run.outcome.fail("question_unanswered", unanswered.message)
         return run.outcome.error is None
 
     async def _interrupt(self, process: ClaudeProcess, run: Run) -> None:

@@ -79,7 +79,7 @@ class Supervisor:
         return [task_id for task_id, ward in self._wards.items() if ward.stage is not None]
 
     def take(self, run: Run, signs: LifeSigns, end: Callable[[], None]) -> None:
-        """Watch a run from now on; `end` stops it as stuck. A second call is for its next process."""
+        """Watch a run from now on; `end` stops it as stuck."""
         limits = limits_of(self._settings, run.task.stuck_after)
         if limits is None:
             return

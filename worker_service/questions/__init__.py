@@ -1,0 +1,1 @@
+"""Questions of agents to people: where they lie, and the waiting for an answer."""

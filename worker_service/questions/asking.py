@@ -1,0 +1,314 @@
+"""Asking people: a question is put, waited for, and comes to its end in one of four ways, each exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import anyio
+
+from agent_bus.errors import BusError
+from agent_bus.messages import OnQuestion, utc_now
+from agent_bus.questions import (
+    Answer,
+    AnswerFate,
+    Decision,
+    Question,
+    QuestionState,
+    shown_input,
+    summarize,
+)
+from worker_service.agents.base import Run, StopCause, Verdict, Wish
+from worker_service.metrics import Metrics
+from worker_service.questions.places import QuestionPlace
+from worker_service.task_clock import TaskClock
+
+log = logging.getLogger(__name__)
+
+NOBODY: Final = "nobody"
+"""Who answered where it was the policy."""
+A_FILE: Final = "somebody"
+"""Who answered where the answer does not say."""
+_LONGEST_WAIT_S: Final = 30 * 86_400.0
+"""What a task may last at most: nobody waits for longer, whatever the policy."""
+_CLOSE_S: Final = 5.0
+_TIDY_S: Final = 600.0
+_WHY: Final = {
+    StopCause.CANCEL: "the task was cancelled",
+    StopCause.TIMEOUT: "the task's time was over",
+    StopCause.SHUTDOWN: "its worker was stopped",
+    StopCause.STUCK: "the task was stuck",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskingSettings:
+    """What holds for tasks that say nothing else."""
+
+    worker: str
+    instance: str
+    policy: OnQuestion = OnQuestion.DENY
+    timeout_s: float = 300.0
+
+
+@dataclass(slots=True)
+class _Open:
+    question: Question
+    run: Run
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    abandoned: bool = False
+    """Whether its run is over, however that came about."""
+
+
+class Asking:
+    """Puts the questions of one worker's agents and waits for the answers."""
+
+    def __init__(
+        self,
+        settings: AskingSettings,
+        place: QuestionPlace,
+        metrics: Metrics,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Use a place; `on_change` is called whenever the number of open questions has changed."""
+        self._settings = settings
+        self._place = place
+        self._metrics = metrics
+        self.on_change = on_change
+        self._open: dict[str, _Open] = {}
+
+    @property
+    def open(self) -> int:
+        """How many questions wait for a person."""
+        return len(self._open)
+
+    def look(self) -> None:
+        """Look for answers now: somebody says that there may be some."""
+        for each in self._open.values():
+            each.news.set()
+
+    def abandon(self, run: Run) -> None:
+        """Withdraw what is still asked for a run that is over."""
+        for each in self._open.values():
+            if each.run is run:
+                each.abandoned = True
+                each.news.set()
+
+    # -- one question
+
+    async def ask(self, run: Run, clock: TaskClock, wish: Wish) -> Verdict:
+        """Put a question and return what came of it. The run's clock stands still meanwhile; never raises."""
+        each = _Open(self._make(run, wish), run)
+        question = each.question
+        try:
+            await self._place.put(question)
+        except BusError as error:
+            log.error("no person can be asked: %s", error, extra={"action": "question_lost"})
+            return Verdict(False, f"Permission to use {wish.tool} was denied: no person could be asked ({error}).")
+        began = time.monotonic()
+        self._began(each)
+        ended: Question | None = None
+        try:
+            with clock.stopped():
+                ended = await self._until_decided(each)
+        finally:
+            if ended is None:
+                # Cancelled: the agent has given up the call, or its run is at its end.
+                with anyio.CancelScope(shield=True):
+                    ended = await self._withdraw(each)
+            self._metrics.question_wait.observe(time.monotonic() - began)
+        return self._verdict(ended, wish)
+
+    def _make(self, run: Run, wish: Wish) -> Question:
+        policy = run.task.on_question or self._settings.policy
+        timeout_s = run.task.question_timeout or self._settings.timeout_s
+        now = utc_now()
+        return Question(
+            question_id=f"q-{os.urandom(8).hex()}",
+            task_id=run.task.task_id,
+            worker=self._settings.worker,
+            instance=self._settings.instance,
+            tool=wish.tool,
+            input=shown_input(wish.input),
+            summary=summarize(wish.tool, wish.input),
+            asked_because=wish.because,
+            asked_at=now,
+            expires_at=None if policy is OnQuestion.WAIT else now + timedelta(seconds=timeout_s),
+            policy=policy,
+        )
+
+    def _began(self, each: _Open) -> None:
+        question = each.question
+        if not self._open:
+            self._place.listen(self.look)
+        self._open[question.question_id] = each
+        each.run.emit(
+            "permission_asked",
+            {
+                "question_id": question.question_id,
+                "tool": question.tool,
+                "input": question.input,
+                "summary": question.summary,
+                "reason": question.asked_because,
+                "expires_at": None if question.expires_at is None else question.expires_at.isoformat(),
+                "policy": question.policy.value,
+            },
+        )
+        self._metrics.questions.inc()
+        log.info(
+            "task %s asks: %s",
+            question.task_id,
+            question.summary,
+            extra={"action": "question_asked", "task_id": question.task_id, "question_id": question.question_id},
+        )
+        self.on_change()
+
+    async def _until_decided(self, each: _Open) -> Question:
+        question = each.question
+        wait_s = _LONGEST_WAIT_S
+        if question.expires_at is not None:
+            wait_s = (question.expires_at - question.asked_at).total_seconds()
+        end = time.monotonic() + wait_s
+        while True:
+            each.news.clear()
+            if each.abandoned:
+                return await self._withdraw(each)
+            with suppress(BusError):
+                if (answer := await self._place.answer_of(question.question_id)) is not None:
+                    return await self._answered(each, answer)
+            left = end - time.monotonic()
+            if left <= 0:
+                return await self._expired(each)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, self._place.look_s)):
+                    await each.news.wait()
+
+    async def _answered(self, each: _Open, answer: Answer) -> Question:
+        state = QuestionState.ALLOWED if answer.decision is Decision.ALLOW else QuestionState.DENIED
+        return await self._end(each, state, answer.decision, answer.by or A_FILE, answer.reason)
+
+    async def _expired(self, each: _Open) -> Question:
+        question = each.question
+        reason = f"nobody answered within {self._waited_s(question):g} s"
+        with suppress(BusError):
+            fate = await self._place.answer(
+                question.question_id, Answer(decision=Decision.DENY, by=NOBODY, reason=reason)
+            )
+            if fate is AnswerFate.TOO_LATE:
+                # Somebody was faster, by a hair: theirs counts.
+                answer = await self._place.answer_of(question.question_id)
+                if answer is not None and answer.by != NOBODY:
+                    return await self._answered(each, answer)
+        return await self._end(each, QuestionState.EXPIRED, Decision.DENY, NOBODY, reason)
+
+    def _waited_s(self, question: Question) -> float:
+        return (question.expires_at or utc_now()).timestamp() - question.asked_at.timestamp()
+
+    async def _withdraw(self, each: _Open) -> Question:
+        cause = each.run.stop_cause
+        why = "the agent waits for it no more" if cause is None else _WHY[cause]
+        with anyio.move_on_after(_CLOSE_S), suppress(BusError):
+            # From here on an answer is told that it is late.
+            await self._place.answer(each.question.question_id, Answer(decision=Decision.DENY, by=NOBODY, reason=why))
+        return await self._end(each, QuestionState.WITHDRAWN, None, None, why)
+
+    async def _end(
+        self, each: _Open, state: QuestionState, decision: Decision | None, by: str | None, reason: str | None
+    ) -> Question:
+        question = each.question.model_copy(
+            update={
+                "state": state,
+                "decision": decision,
+                "answered_by": by,
+                "answered_at": utc_now(),
+                "reason": reason,
+            }
+        )
+        self._open.pop(question.question_id, None)
+        if not self._open:
+            self._place.unlisten()
+        with anyio.move_on_after(_CLOSE_S):
+            try:
+                await self._place.put(question)
+            except BusError as error:
+                log.warning("the end of a question is not written: %s", error, extra={"action": "question_unwritten"})
+        if state is QuestionState.WITHDRAWN:
+            each.run.emit("permission_withdrawn", {"question_id": question.question_id, "why": reason})
+        else:
+            told = {"question_id": question.question_id, "decision": decision, "by": by, "reason": reason}
+            each.run.emit("permission_answered", told)
+        self._metrics.question_ends.labels(self._settings.worker, state.value).inc()
+        log.info(
+            "question of task %s %s by %s",
+            question.task_id,
+            state.value,
+            by,
+            extra={"action": "question_ended", "task_id": question.task_id, "question_id": question.question_id},
+        )
+        self.on_change()
+        return question
+
+    def _verdict(self, question: Question, wish: Wish) -> Verdict:
+        reason = question.reason
+        match question.state:
+            case QuestionState.ALLOWED:
+                return Verdict(True, reason or "")
+            case QuestionState.DENIED:
+                said = f": {reason}" if reason else ", without a reason"
+                return Verdict(False, f"{question.answered_by} denied the permission to use {wish.tool}{said}")
+            case QuestionState.EXPIRED if question.policy is OnQuestion.FAIL:
+                message = (
+                    f"Claude asked for permission to use {wish.tool} ({question.summary}), and {reason}; the task's "
+                    "on_question is fail."
+                )
+                return Verdict(False, message, ends_task=True)
+            case QuestionState.EXPIRED:
+                return Verdict(
+                    False,
+                    f"Permission to use {wish.tool} was denied: {reason}. Do what can be done without it, and say "
+                    "what is left.",
+                )
+            case _:
+                return Verdict(False, f"Permission to use {wish.tool} was denied: {reason}.")
+
+    # -- what others left
+
+    async def withdraw_left_over(self, task_id: str) -> None:
+        """Withdraw the open questions of a task that is begun anew: whoever asked them is gone."""
+        with suppress(BusError):
+            for question in await self._place.of_task(task_id):
+                await self._forget(question)
+
+    async def tidy_forever(self) -> None:
+        """Withdraw at the start, and from time to time, what dead instances left open; forget what is old."""
+        while True:
+            await self.withdraw_forsaken()
+            await anyio.sleep(_TIDY_S)
+
+    async def withdraw_forsaken(self) -> None:
+        """Withdraw the open questions of instances that are dead, and remove what ended long ago."""
+        with suppress(BusError):
+            for question in await self._place.forsaken():
+                await self._forget(question)
+            await self._place.prune()
+
+    async def _forget(self, question: Question) -> None:
+        why = "the worker that asked has ended"
+        with suppress(BusError):
+            await self._place.answer(question.question_id, Answer(decision=Decision.DENY, by=NOBODY, reason=why))
+        ended = {"state": QuestionState.WITHDRAWN, "answered_at": utc_now(), "reason": why}
+        await self._place.put(question.model_copy(update=ended))
+        self._metrics.question_ends.labels(self._settings.worker, QuestionState.WITHDRAWN.value).inc()
+        log.info(
+            "a question of task %s is withdrawn: %s",
+            question.task_id,
+            why,
+            extra={"action": "question_ended", "task_id": question.task_id, "question_id": question.question_id},
+        )
