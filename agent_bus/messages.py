@@ -46,7 +46,7 @@ Priority = Annotated[int, BeforeValidator(_priority_rank), Field(ge=-(2**31), lt
 
 
 class OnInterrupt(StrEnum):
-    """What becomes of a task whose worker died or was stopped in the middle of it."""
+    """What becomes of a task whose worker died or was stopped in the middle of it, or that was stuck."""
 
     RESUME = "resume"
     """Go on in the same conversation; where there is none, start over."""
@@ -106,6 +106,8 @@ class Task(BaseModel):
     output_schema: dict[str, Any] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     on_interrupt: Annotated[OnInterrupt, Field(strict=False)] = OnInterrupt.RESUME
+    stuck_after: Annotated[float, Field(ge=0, le=7 * 86_400)] | None = None
+    """Seconds of silence after which it counts as stuck, 0 for never; None means the worker's `STUCK_AFTER`."""
     on_question: Annotated[OnQuestion, Field(strict=False)] | None = None
     """None means the worker's `ON_QUESTION`."""
     question_timeout: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
@@ -235,6 +237,8 @@ class Heartbeat(BaseModel):
     """Questions of its agents that wait for a person."""
     parked_until: datetime | None = None
     """When the rate limit that holds this worker's tasks back is announced to end."""
+    stuck_tasks: list[str] = Field(default_factory=list)
+    """Those of its current tasks that do not get on."""
     gate_id: str | None = None
     """The gate of its credential, closed or not; workers that name the same one share it."""
     cost_is_notional: bool | None = None

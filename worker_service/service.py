@@ -41,6 +41,7 @@ from worker_service.questions.asking import Asking, AskingSettings
 from worker_service.questions.places import FileQuestions, RedisPlace
 from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import make_app
+from worker_service.supervision.supervisor import Supervisor
 from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.transports.base import Transport
 from worker_service.transports.files import FileTransport
@@ -102,6 +103,7 @@ class Worker:
             cost_is_notional=self.cost_is_notional,
         )
         workspaces = Workspaces(settings)
+        self.supervisor = Supervisor(settings.supervision, self.metrics, worker=settings.worker)
         self.runner = TaskRunner(
             dispatching,
             queue=self.queue,
@@ -116,6 +118,7 @@ class Worker:
             asking=self.asking,
             on_failure=self._tell_failure,
             workspaces=workspaces,
+            supervisor=self.supervisor,
         )
         self.keeper = Keeper(workspaces, keep_s=settings.worktree_keep_s)
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
@@ -130,12 +133,14 @@ class Worker:
             metrics=self.metrics,
             bells=lambda: self.bells,
             probe_age_s=self.probe_age_s,
+            stuck_tasks=lambda: self.supervisor.stuck_tasks,
             cost_is_notional=self.cost_is_notional,
             open_questions=lambda: 0 if self.asking is None else self.asking.open,
         )
         if self.asking is not None:
             self.asking.on_change = self._questions_changed
         self.pulse.on_beat.append(self.look_after)
+        self.supervisor.on_change = self.pulse.beat
         self.runner.on_parked = self.pulse.beat
         if self.redis is not None:
             self.pulse.on_beat.append(self.redis.carry)

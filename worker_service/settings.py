@@ -97,6 +97,36 @@ class ClaudeSettings:
     """`AGENT_ISOLATION`: whether shell commands run without the credential and apart from the machine."""
 
 
+class StuckAction(StrEnum):
+    """What is done about a task that is stuck."""
+
+    END = "end"
+    """Tell of it, interrupt it, and kill it if it does not answer."""
+    TELL = "tell"
+    """Only tell of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisionSettings:
+    """When a running task counts as stuck, and what is done about it; docs/supervision.md has the reasons."""
+
+    after_s: float = 900.0
+    """`STUCK_AFTER`: 0 turns supervision off; a task's `stuck_after` wins. Above the ten minutes that Claude Code lets
+    a shell command run, and that it waits for an answer of the API."""
+    linger_s: float = 60.0
+    """`STUCK_LINGER`: 0 lets a task live on after its answer."""
+    repeats: int = 10
+    """`STUCK_REPEATS`: 0 lets a task repeat itself."""
+    idle_cpu: float = 0.02
+    """`STUCK_IDLE_CPU`: the share of one CPU below which processes count as idle."""
+    action: StuckAction = StuckAction.END
+    """`STUCK_ACTION`"""
+    interrupt_after_s: float = 60.0
+    """`STUCK_INTERRUPT_AFTER`: from the notice to the interrupt."""
+    kill_after_s: float = 10.0
+    """`STUCK_KILL_AFTER`: from the interrupt to the kill."""
+
+
 class AskPeople(StrEnum):
     """Whether people are asked for permissions that the rules leave open."""
 
@@ -177,6 +207,7 @@ class WorkerSettings:
     """`HOOK_TIMEOUT`: the longest that a hook may hold up the agent."""
     log_level: str = "INFO"
     claude: ClaudeSettings = field(default_factory=ClaudeSettings)
+    supervision: SupervisionSettings = field(default_factory=SupervisionSettings)
     questions: QuestionSettings = field(default_factory=QuestionSettings)
 
     @property
@@ -253,11 +284,24 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
         hook_timeout_s=read.seconds("HOOK_TIMEOUT", 5.0, at_least=0.1, at_most=600.0),
         log_level=read.value("LOG_LEVEL", log_level, "DEBUG, INFO, WARNING or ERROR", "INFO"),
         claude=claude,
+        supervision=_supervision_settings(read),
         questions=QuestionSettings(
             on=read.value("QUESTIONS", AskPeople, "on or off", AskPeople.ON) is AskPeople.ON,
             timeout_s=read.seconds("QUESTION_TIMEOUT", 300.0, at_least=0.1, at_most=30 * 86_400.0),
             policy=read.value("ON_QUESTION", OnQuestion, "deny, wait or fail", OnQuestion.DENY),
         ),
+    )
+
+
+def _supervision_settings(read: Environment) -> SupervisionSettings:
+    return SupervisionSettings(
+        after_s=read.seconds("STUCK_AFTER", 900.0, at_least=0.0),
+        linger_s=read.seconds("STUCK_LINGER", 60.0, at_least=0.0),
+        repeats=read.value("STUCK_REPEATS", whole(0, 1000), "a whole number from 0 to 1000", 10),
+        idle_cpu=read.value("STUCK_IDLE_CPU", positive, "a number above 0", 0.02),
+        action=read.value("STUCK_ACTION", StuckAction, "end or tell", StuckAction.END),
+        interrupt_after_s=read.seconds("STUCK_INTERRUPT_AFTER", 60.0, at_least=0.0),
+        kill_after_s=read.seconds("STUCK_KILL_AFTER", 10.0, at_least=0.1, at_most=600.0),
     )
 
 

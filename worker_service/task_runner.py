@@ -27,6 +27,8 @@ from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
 from worker_service.questions.asking import Asking
 from worker_service.settlement import GivenBack, Settlement
+from worker_service.supervision.supervisor import Supervisor
+from worker_service.supervision.watch import SEEMS_STUCK
 from worker_service.task_clock import TaskClock
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
@@ -68,8 +70,9 @@ class Running:
     clock: TaskClock
 
     def stop(self, cause: StopCause) -> None:
-        """End the agent's run from outside; the first cause stays."""
-        if self.run.stop_cause is None:
+        """End the agent's run from outside; the first cause stays, but for a cancel of one that is stuck."""
+        # Whoever wants a task gone means it, also when it is being taken back for another attempt.
+        if self.run.stop_cause is None or (self.run.stop_cause is StopCause.STUCK and cause is StopCause.CANCEL):
             self.run.stop_cause = cause
         self.scope.cancel()
 
@@ -93,6 +96,7 @@ class TaskRunner:
         asking: Asking | None = None,
         on_failure: Callable[[Run], None] = lambda run: None,
         workspaces: Workspaces | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Wire a runner.
 
@@ -110,6 +114,7 @@ class TaskRunner:
             asking: Who asks people for what agents may not do by themselves; None asks nobody.
             on_failure: Told of each run that failed or ran out of time.
             workspaces: Gives tasks the places they work in; None leaves each in its workspace.
+            supervisor: Who looks whether tasks get on; None looks at none.
         """
         self._settings = settings
         self._queue = queue
@@ -125,6 +130,7 @@ class TaskRunner:
         self._asking = asking
         self._on_failure = on_failure
         self._workspaces = workspaces
+        self._supervisor = supervisor
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.on_parked: Callable[[], None] = lambda: None
@@ -153,6 +159,9 @@ class TaskRunner:
         running = self.running[task_id] = Running(run, scope, TaskClock(scope))
         if self._asking is not None:
             run.ask = partial(self._asking.ask, run, running.clock)
+        supervisor = self._supervisor
+        if supervisor is not None:
+            run.supervise = lambda signs: supervisor.take(run, signs, lambda: running.stop(StopCause.STUCK))
         self.idle.clear()
         try:
             try:
@@ -163,6 +172,8 @@ class TaskRunner:
             finally:
                 # The slot is free while the result is on its way to the disk.
                 leave_slot()
+                if supervisor is not None:
+                    supervisor.drop(run)
                 if self._asking is not None:
                     self._asking.abandon(run)
             if kept is not None or ended:
@@ -184,11 +195,13 @@ class TaskRunner:
 
         interrupted = claim.notes.get("session_id") is not None
         restart = interrupted and claim.task.on_interrupt is OnInterrupt.RESTART and claim.task.session is None
+        reason = str(claim.notes.get("released_because") or "")
         return Run(
             task=claim.task,
             attempt=claim.attempt,
             session_id=None if restart else claim.session_id,
             interrupted=interrupted and not restart,
+            stuck_before=reason if reason.startswith(SEEMS_STUCK) else None,
             emit=events,
             remember=remember,
             prompt_handed=prompt_handed,
@@ -262,6 +275,8 @@ class TaskRunner:
                 await self.settlement.release(claim, spend_attempt=False, reason="the worker was stopped")
                 log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
                 return False
+            case StopCause.STUCK:
+                return run.answered or await self._unstick(claim, run)
             case StopCause.CANCEL:
                 outcome.status = TaskStatus.CANCELLED
                 outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
@@ -269,6 +284,19 @@ class TaskRunner:
                 outcome.status = TaskStatus.TIMED_OUT
                 outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
         return True
+
+    async def _unstick(self, claim: Claim, run: Run) -> bool:
+        """Give a task that was ended as stuck another attempt; False when it has one left."""
+        task = claim.task
+        assert self._supervisor is not None
+        reason = self._supervisor.reason(run)
+        limit = task.max_attempts or self._settings.max_attempts
+        if task.on_interrupt is OnInterrupt.FAIL or claim.attempt >= limit:
+            run.outcome.fail("stuck", reason)
+            return True
+        await self.settlement.release(claim, spend_attempt=True, reason=reason)
+        log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
+        return False
 
     async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
         if not self._settings.park_on_limit:

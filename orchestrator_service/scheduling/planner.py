@@ -38,6 +38,7 @@ _HANDED_ON: Final = (
     "output_schema",
     "max_attempts",
     "on_interrupt",
+    "stuck_after",
     "on_question",
     "question_timeout",
 )
