@@ -114,3 +114,4 @@ def _introduce(scope: Scope, caller: Caller) -> None:
     state = scope.setdefault("state", {})
     state["caller"] = caller
     state["asker"] = Asker(name=caller.name)
+    state["may_answer"] = caller.role.allows(Role.APPROVE)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator_service.cli import api_commands, backup_commands, field_commands
+from orchestrator_service.cli import api_commands, backup_commands, field_commands, question_commands
 from orchestrator_service.cli.options import (
     Agent,
     Api,
@@ -248,6 +248,7 @@ def watch(
 
 
 api_commands.register(app)
+question_commands.register(app)
 backup_commands.register(app)
 field_commands.register(app)
 

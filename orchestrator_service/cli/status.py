@@ -140,7 +140,7 @@ def _cells(state: WorkerState) -> dict[str, str]:
 def _status_words(state: WorkerState, beat: Heartbeat) -> str:
     if state.status == "paused" and beat.parked_until is not None:
         return f"paused until {beat.parked_until.astimezone():%H:%M}"
-    return state.status
+    return f"{state.status}, asks {beat.open_questions}" if beat.open_questions else state.status
 
 
 def _running(tasks: tuple[str, ...], slots: int) -> str:
