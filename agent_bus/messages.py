@@ -140,6 +140,10 @@ class Result(BaseModel):
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers that cost, so that nobody is billed for it; None where there is no telling."""
+    model: str | None = None
+    """The model that Claude Code named at the beginning of the session."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime
@@ -220,6 +224,10 @@ class Heartbeat(BaseModel):
     """Questions of its agents that wait for a person."""
     parked_until: datetime | None = None
     """When the rate limit that holds this worker's tasks back is announced to end."""
+    gate_id: str | None = None
+    """The gate of its credential, closed or not; workers that name the same one share it."""
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers what its agents cost; None where there is no telling."""
 
 
 class Event(BaseModel):

@@ -38,6 +38,8 @@ class Clerk:
         """Told of what agents and workers do, as far as it is told live."""
         self.on_question: Callable[[str, Question], None] = lambda transport, question: None
         """Told of what agents ask of people, and of what came of it; the transport is given first."""
+        self.on_beat: Callable[[Heartbeat], None] = lambda beat: None
+        """Told of each sign of life."""
 
     # -- transports.base.Ears
 
@@ -67,6 +69,7 @@ class Clerk:
         for wire_id in beat.current_tasks:
             self.hear_started(transport, beat.worker, wire_id)
         core.look_at_fleet()
+        self.on_beat(beat)
 
     def hear_event(self, transport: str, event: Event) -> None:
         """Pass an event on to whoever listens."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent_bus.questions import Decision
+from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder, TaskQuery
 from orchestrator_service.records import (
     Budget,
@@ -118,6 +119,9 @@ class Desk(Protocol):
             OrderRefused: `after` is no position.
         """
 
+    def position(self) -> str:
+        """Return where the team's stream is now: `events` behind it misses nothing that happens from now on."""
+
     async def workers(self) -> list[WorkerRecord]:
         """Return all workers, by name."""
 
@@ -189,3 +193,15 @@ class Desk(Protocol):
 
     async def counts(self) -> dict[str, int]:
         """Return how many tasks there are in each state."""
+
+    async def usage(self, query: UsageQuery) -> Usage:
+        """Return what was used in these days, and what is left of the budgets. Raises OrderRefused for no time."""
+
+    async def series(self, query: SeriesQuery) -> Series:
+        """Return how it went over time. Raises OrderRefused for no time, and for too many steps."""
+
+    async def gates(self) -> list[GateRecord]:
+        """Return the gates that are closed now."""
+
+    async def open_gate(self, gate_id: str, asker: Asker) -> GateRecord:
+        """End the wait behind a gate, and return how it was. Raises NotKnown where none of that id is closed."""

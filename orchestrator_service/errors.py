@@ -33,7 +33,7 @@ class OrderRefused(OrchestratorError):
 
 
 class NotKnown(OrchestratorError):
-    """There is no such task, worker, goal or schedule."""
+    """There is no such task, worker, goal, schedule or closed gate."""
 
     def __init__(self, kind: str, name: str) -> None:
         self.kind, self.name = kind, name

@@ -49,6 +49,7 @@ async def run_orchestrator(settings: OrchestratorSettings) -> None:
                     settings.environ,
                     service.core.tell,
                     task_budget_usd=settings.budget.task_usd,
+                    day_of=service.book.day_of,
                 )
             )
             service.desk.goal_desk = goals
@@ -62,6 +63,7 @@ async def run_orchestrator(settings: OrchestratorSettings) -> None:
                 readiness=service.readiness,
                 refresh=observation.refresh,
                 mcp=mcp,
+                sessions_file=settings.ledger.parent / "sessions.json",
             )
             server = ApiServer(app)
             tasks = await stack.enter_async_context(anyio.create_task_group())

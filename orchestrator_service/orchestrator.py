@@ -11,12 +11,16 @@ from typing import Any, Final, Protocol
 
 from agent_bus.commands import Command, CommandName
 from agent_bus.questions import Decision
+from orchestrator_service import bookkeeping
+from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
 from orchestrator_service.core import Core
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrderRefused, Unavailable
 from orchestrator_service.explain import waits_for
+from orchestrator_service.gatekeeper import Gatekeeper
 from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger import queries
+from orchestrator_service.ledger.listing import page
 from orchestrator_service.ledger.rows import record, summary
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder, TaskQuery
 from orchestrator_service.reconciliation import Reconciler
@@ -84,11 +88,19 @@ class GoalDesk(Protocol):
 class Orchestrator:
     """Implements `desk.Desk`; what each method promises is said there."""
 
-    def __init__(self, core: Core, transports: Mapping[str, Transport], reconciler: Reconciler, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        core: Core,
+        transports: Mapping[str, Transport],
+        reconciler: Reconciler,
+        inbox: Inbox,
+        gatekeeper: Gatekeeper,
+    ) -> None:
         self._core = core
         self._inbox = inbox
         self._transports = transports
         self._reconciler = reconciler
+        self._gatekeeper = gatekeeper
         self.goal_desk: GoalDesk | None = None
         """Plugged in where there is one."""
 
@@ -135,8 +147,8 @@ class Orchestrator:
 
     async def tasks(self, query: TaskQuery) -> TaskPage:
         """See `desk.Desk`."""
-        rows, cursor = await self._core.database.read(lambda connection: queries.page(connection, query))
-        return TaskPage.model_construct(tasks=[self._summary(row) for row in rows], next_cursor=cursor)
+        rows, cursor, total = await self._core.database.read(lambda connection: page(connection, query))
+        return TaskPage.model_construct(tasks=[self._summary(row) for row in rows], next_cursor=cursor, total=total)
 
     async def result(self, task_id: str) -> TaskResult:
         """See `desk.Desk`."""
@@ -210,6 +222,10 @@ class Orchestrator:
     def events(self, after: str | None, *, agent: bool = False) -> AsyncIterator[StreamEvent]:
         """See `desk.Desk`."""
         return follow_team(self._core, self._transports, after, agent=agent)
+
+    def position(self) -> str:
+        """See `desk.Desk`."""
+        return str(self._core.hub.last)
 
     # -- workers
 
@@ -380,6 +396,22 @@ class Orchestrator:
             task_limit_usd=book.budget.task_usd,
             worker_limit_usd=book.budget.worker_day_usd,
         )
+
+    async def usage(self, query: UsageQuery) -> Usage:
+        """See `desk.Desk`."""
+        return await bookkeeping.usage(self._core, query)
+
+    async def series(self, query: SeriesQuery) -> Series:
+        """See `desk.Desk`."""
+        return await bookkeeping.series(self._core, query)
+
+    async def gates(self) -> list[GateRecord]:
+        """See `desk.Desk`."""
+        return await self._gatekeeper.records()
+
+    async def open_gate(self, gate_id: str, asker: Asker) -> GateRecord:
+        """See `desk.Desk`."""
+        return await self._gatekeeper.open(gate_id, asker.name)
 
     async def invariants(self) -> list[Invariant]:
         """See `desk.Desk`."""

@@ -167,6 +167,21 @@ class ScheduleOrder(BaseModel):
     paused: bool = False
 
 
+class TaskSort(StrEnum):
+    """By what tasks are listed; those that lack it come last, in either order."""
+
+    SUBMITTED = "submitted"
+    ENDED = "ended"
+    DURATION = "duration"
+    """From the beginning of the last try to the end."""
+    COST = "cost"
+    PRIORITY = "priority"
+    WORKER = "worker"
+    STATE = "state"
+    """In the order of a task's life."""
+    TITLE = "title"
+
+
 class TaskQuery(BaseModel):
     """Which tasks a list is to hold."""
 
@@ -182,7 +197,13 @@ class TaskQuery(BaseModel):
     since: datetime | None = None
     """Handed in at this moment or later."""
     until: datetime | None = None
+    text: str | None = None
+    """Is in the id, title or description, whatever its case."""
+    sort: TaskSort = TaskSort.SUBMITTED
     oldest_first: bool = False
+    """Whether the smallest comes first: the oldest, the cheapest …"""
     cursor: str | None = None
     """What the page before gave as `next_cursor`."""
     limit: Annotated[int, Field(ge=1, le=500)] = 50
+    count: bool = False
+    """Whether to tell how many there are on all pages."""

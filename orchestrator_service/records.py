@@ -107,7 +107,9 @@ class TaskSummary(BaseModel):
     deadline: datetime | None
     cancel_requested_at: datetime | None
     cost_usd: float | None
-    """Of all its tries."""
+    """Of all its tries, notional dollars among them."""
+    notional_cost_usd: float | None = None
+    """The part of it that a subscription covers: nobody is billed for it."""
     error: TaskError | None
 
 
@@ -132,6 +134,8 @@ class TryRecord(BaseModel):
     attempts: int | None
     reserved_usd: float | None
     cost_usd: float | None
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers it; None where that is not known."""
     error: TaskError | None
     event_position: int
     """How many bytes of its event journal were there when it was last looked at."""
@@ -156,6 +160,8 @@ class TaskPage(BaseModel):
     tasks: list[TaskSummary]
     next_cursor: str | None
     """Gives the next page; None on the last one."""
+    total: int | None = None
+    """How many there are on all pages; None unless it was asked for."""
 
 
 class TaskResult(BaseModel):
@@ -297,8 +303,12 @@ class GoalRecord(BaseModel):
     max_budget_usd: float | None
     agent_cost_usd: float | None
     """What the orchestrator agent itself cost."""
+    agent_notional_cost_usd: float | None = None
+    """The part of it that a subscription covers."""
     cost_usd: float
-    """With all its tasks."""
+    """With all its tasks, notional dollars among them."""
+    notional_cost_usd: float = 0.0
+    """The part of it that a subscription covers: nobody is billed for it."""
     metadata: dict[str, Any]
 
 
@@ -340,6 +350,7 @@ class Budget(BaseModel):
     """The date, in the time zone of the budget."""
     limit_usd: float | None
     spent_usd: float
+    """Notional dollars count as well: a budget bounds use, whoever pays for it."""
     reserved_usd: float
     task_limit_usd: float | None
     worker_limit_usd: float | None

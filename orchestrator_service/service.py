@@ -21,13 +21,16 @@ from orchestrator_service.core import Core
 from orchestrator_service.dispatching import Dispatcher
 from orchestrator_service.errors import LedgerUnavailable
 from orchestrator_service.fleet import Fleet
+from orchestrator_service.gatekeeper import Gatekeeper
 from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger.database import Database, open_database
+from orchestrator_service.ledger.series import add_sample
 from orchestrator_service.orchestrator import Orchestrator
 from orchestrator_service.reconciliation import Reconciler
+from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.book import Book
 from orchestrator_service.scheduling.clock import advance
-from orchestrator_service.scheduling.pruning import prune
+from orchestrator_service.scheduling.pruning import prune, prune_history
 from orchestrator_service.scheduling.recurring import hand_in_due
 from orchestrator_service.scheduling.step import Step
 from orchestrator_service.settings import OrchestratorSettings
@@ -41,6 +44,7 @@ _LEDGER_RETRY_S: Final = 5.0
 _BETWEEN_SLICES_S: Final = 0.05
 _STUCK_AFTER_S: Final = 60.0
 """A transaction that is under way for longer will not end by itself."""
+_SAMPLE_EVERY_S: Final = 60.0
 _RESULTS_POSITION: Final = "redis:results"
 
 
@@ -76,7 +80,9 @@ class Service:
         )
         self.inbox = Inbox(self.core, self.transports)
         self.clerk.on_question = self.inbox.hear
-        self.desk = Orchestrator(self.core, self.transports, self.reconciler, self.inbox)
+        self.gatekeeper = Gatekeeper(self.core, self.transports, settings.shared / "gates")
+        self.clerk.on_beat = self.gatekeeper.hear
+        self.desk = Orchestrator(self.core, self.transports, self.reconciler, self.inbox, self.gatekeeper)
         self.instance = f"{socket.gethostname()}-{os.getpid()}"
         self.place_found = anyio.Event()
         """Set once it has found its place again after the start."""
@@ -84,6 +90,7 @@ class Service:
         self.beaten_at = 0.0
         """When the last heartbeat was written, in seconds since 1970."""
         self._silence: asyncio.TimerHandle | None = None
+        self._sampled: tuple[int, int] | None = None
         self.core.on_fleet_change = self._fleet_changed
         self.core.on_due = self._advance
 
@@ -197,7 +204,25 @@ class Service:
                 # A check that fails must not end what it checks; its time stands still in the metrics.
                 log.exception("the invariants could not be checked", extra={"action": "check_failed"})
 
+    async def sample(self) -> None:
+        """Note how much there is to do, once a minute."""
+        while True:
+            await anyio.sleep(_SAMPLE_EVERY_S - time.time() % _SAMPLE_EVERY_S)
+            with suppress(LedgerUnavailable):
+                await self.note_sample()
+
+    async def note_sample(self) -> None:
+        """Note how much there is to do now, if that has changed."""
+        states = self.book.states
+        queued = max(0, states[TaskState.READY] + states[TaskState.SENT])
+        running = max(0, states[TaskState.RUNNING])
+        if (queued, running) != self._sampled:
+            at = int(self.core.clock())
+            await self.database.write(lambda connection: add_sample(connection, at, queued, running))
+            self._sampled = queued, running
+
     async def _prune(self) -> None:
+        await self.core.change(prune_history)
         if self.settings.ledger_keep_days > 0:
             before = time.time() - self.settings.ledger_keep_days * 86_400.0
             left = 1
@@ -260,6 +285,8 @@ async def open_service(settings: OrchestratorSettings) -> AsyncIterator[Service]
         stack.push_async_callback(service.core.aclose)
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(service.check, name="check")
+        tasks.start_soon(service.gatekeeper.run_forever, name="gates")
+        tasks.start_soon(service.sample, name="samples")
         try:
             yield service
         finally:
@@ -277,6 +304,7 @@ def _mark(step: Step) -> None:
 
 async def _redis_transport(service: Service) -> Transport:
     # Redis costs time and memory that a team of files need not pay.
+    from agent_bus.redis.gate_keys import RedisGates
     from agent_bus.redis.url import parse_redis_url
     from orchestrator_service.transports.redis import RedisTransport
 
@@ -287,7 +315,7 @@ async def _redis_transport(service: Service) -> Transport:
     known: str | None = None
     with suppress(LedgerUnavailable):
         known = await service.database.read(position)
-    transport: Transport = RedisTransport(
+    transport = RedisTransport(
         parse_redis_url(service.settings.redis_url or ""),
         journals=service.settings.ledger.parent / "events",
         known=lambda: list(service.fleet.names),
@@ -295,4 +323,5 @@ async def _redis_transport(service: Service) -> Transport:
         position=known,
         open_runs=service.open_runs("redis"),
     )
+    service.gatekeeper.remote = RedisGates(transport.caller)
     return transport

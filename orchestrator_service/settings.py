@@ -73,6 +73,8 @@ class ApiSettings:
     """`RATE_LIMIT`: requests a second that each token may send on average; 0 means no limit."""
     rate_burst: int = 100
     """`RATE_BURST`: so many may come at once."""
+    session_ttl_s: float = 7 * 86_400.0
+    """`SESSION_TTL`: after so long who has logged in to the dashboard logs in again."""
     cors_origins: tuple[str, ...] = ()
     """`CORS_ORIGINS`: pages of these origins may ask; none by default."""
 
@@ -248,6 +250,7 @@ def _read_api(read: Environment) -> ApiSettings:
         ),
         rate_limit=read.value("RATE_LIMIT", _rate, "requests a second, 0 for no limit", 0.0),
         rate_burst=read.value("RATE_BURST", whole(1, 1_000_000), "a whole number from 1 to 1000000", 100),
+        session_ttl_s=read.seconds("SESSION_TTL", 7 * 86_400.0),
         cors_origins=read.value(
             "CORS_ORIGINS", _origins, "origins such as https://board.example, divided by commas", ()
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import uvicorn
@@ -13,6 +13,9 @@ from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 
 from service_kit.findings import Finding
+
+_LONGEST_MESSAGE: Final = 65_536
+"""Bytes of one message from a client over a WebSocket."""
 
 
 class AddressUnavailable(Exception):
@@ -51,7 +54,8 @@ def answer_findings(findings: Iterable[Finding]) -> Response:
 class QuietServer(uvicorn.Server):
     """A uvicorn that does not tick: its own main loop wakes ten times a second, this one only to end."""
 
-    def __init__(self, app: FastAPI) -> None:
+    def __init__(self, app: FastAPI, *, websockets: bool = False) -> None:
+        """Serve `app`; WebSockets cost their library's memory, so they are served only where they are wanted."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -62,6 +66,9 @@ class QuietServer(uvicorn.Server):
                 # Nothing here goes by the client's address, and whoever claims another one need not be believed.
                 proxy_headers=False,
                 server_header=False,
+                ws="websockets-sansio" if websockets else "none",
+                ws_max_size=_LONGEST_MESSAGE,
+                ws_per_message_deflate=False,
                 timeout_graceful_shutdown=1,
             )
         )

@@ -32,6 +32,8 @@ _MOST_STORING: Final = 128
 _TURN_S: Final = 0.001
 """Fast tasks are done one after the other for so long before the rest of the worker has its turn."""
 _CLAIM_RETRY_S: Final = 1.0
+_GATE_LOOK_S: Final = 1.0
+"""How soon a gate is seen to be open that somebody opens before its time, where no message tells of it."""
 _AGENT_END_S: Final = 15.0
 """How long an interrupted agent may take to end; beyond it the worker leaves and the kernel cleans up."""
 
@@ -54,7 +56,7 @@ class Dispatcher:
         self._paused = False
         self._graces: list[anyio.CancelScope] = []
         self._drained = False
-        self._opens_at: datetime | None = None
+        self._gate_look_at = 0.0
         self._claiming: dict[int, float] = {}
         self._claim_numbers = itertools.count()
         self._claim_trouble: str | None = None
@@ -72,6 +74,11 @@ class Dispatcher:
     def free_slots(self) -> int:
         """How many tasks could be taken at once."""
         return self._settings.slots - self._occupied
+
+    @property
+    def gate_id(self) -> str | None:
+        """The credential's gate, or None where there is none to share."""
+        return None if self._runner.gate is None else self._runner.gate.gate_id
 
     def parked(self) -> GateNotice | None:
         """Return why the credential's gate is closed, or None."""
@@ -222,7 +229,7 @@ class Dispatcher:
                         # found no slot to wake if all of them were asking.
                         continue
                 elif (notice := self.parked()) is not None:
-                    self._ring_when_open(notice.until)
+                    self._look_at_gate_again(notice.until)
             rest = asyncio.get_running_loop().create_future()
             self._resting.append(rest)
             await rest
@@ -244,8 +251,12 @@ class Dispatcher:
         self._claim_trouble = None
         return claim
 
-    def _ring_when_open(self, until: datetime) -> None:
-        # The gate may have been closed by another worker, which rings only its own bell.
-        if self._opens_at != until:
-            self._opens_at = until
-            self._bell.ring_later(max(0.05, (until - utc_now()).total_seconds() + 0.05))
+    def _look_at_gate_again(self, until: datetime) -> None:
+        # The gate may have been closed by another worker, and be opened by hand: neither need ring this bell.
+        now = time.monotonic()
+        if now < self._gate_look_at:
+            return
+        wait_s = min(_GATE_LOOK_S, max(0.05, (until - utc_now()).total_seconds() + 0.05))
+        # A little less than the pause: the ring must not come too early for this.
+        self._gate_look_at = now + 0.9 * wait_s
+        self._bell.ring_later(wait_s)

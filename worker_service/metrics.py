@@ -60,6 +60,9 @@ class Metrics:
         self.agent_processes = self._gauge("agent_processes", "Processes of agents, by state.", "state")
         self.agent_tokens = self._counter("agent_tokens", "Tokens that tasks used, by type.", "type")
         self.agent_cost = self._counter("agent_cost_usd", "What the agents reported as cost, in US dollars.")
+        self.agent_notional_cost = self._counter(
+            "agent_notional_cost_usd", "The part of the cost that a subscription covers: nobody is billed for it."
+        )
         self.trigger_events = self._counter("trigger_events", "Triggers that were events, not tasks.")
         self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
         self.tasks_parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")

@@ -36,6 +36,7 @@ class Pulse:
         metrics: Metrics,
         bells: Callable[[], list[str]],
         probe_age_s: Callable[[], float | None],
+        cost_is_notional: bool | None = None,
         open_questions: Callable[[], int] = lambda: 0,
     ) -> None:
         """Speak for these parts; `bells` names the sources in force."""
@@ -47,6 +48,7 @@ class Pulse:
         self._metrics = metrics
         self._bells = bells
         self._probe_age_s = probe_age_s
+        self._cost_is_notional = cost_is_notional
         self._open_questions = open_questions
         self._failed = False
         self.phase = WorkerStatus.STARTING
@@ -85,6 +87,8 @@ class Pulse:
             bells=self._bells(),
             open_questions=self._open_questions(),
             parked_until=None if parked is None else parked.until,
+            gate_id=self._dispatcher.gate_id,
+            cost_is_notional=self._cost_is_notional,
         )
 
     def beat(self) -> None:

@@ -85,7 +85,10 @@ class Worker:
         self.redis = self._open_redis()
         self.transports: list[Transport] = [each for each in (self.files, self.redis) if each is not None]
         self.queue = self._join_queues()
-        gate = self._find_gate()
+        credential = find_credential(settings.agent_environment) if settings.agent is AgentKind.CLAUDE else None
+        self.cost_is_notional = None if credential is None else credential.is_subscription
+        """Whether a subscription covers what its agents cost; None where there is no telling."""
+        gate = None if credential is None else self._share_gate(credential.fingerprint)
         self.asking = self._open_inbox(agent)
         dispatching = DispatchSettings(
             worker=settings.worker,
@@ -94,6 +97,7 @@ class Worker:
             task_timeout_s=settings.task_timeout_s,
             max_attempts=settings.max_attempts,
             park_on_limit=settings.claude.park_on_limit,
+            cost_is_notional=self.cost_is_notional,
         )
         self.runner = TaskRunner(
             dispatching,
@@ -121,11 +125,13 @@ class Worker:
             metrics=self.metrics,
             bells=lambda: self.bells,
             probe_age_s=self.probe_age_s,
+            cost_is_notional=self.cost_is_notional,
             open_questions=lambda: 0 if self.asking is None else self.asking.open,
         )
         if self.asking is not None:
             self.asking.on_change = self._questions_changed
         self.pulse.on_beat.append(self.look_after)
+        self.runner.on_parked = self.pulse.beat
         if self.redis is not None:
             self.pulse.on_beat.append(self.redis.carry)
         self.pipes: PipePair | None = None
@@ -182,16 +188,10 @@ class Worker:
         assert transport is not None
         return transport.queue
 
-    def _find_gate(self) -> Gate | None:
-        settings = self.settings
-        if settings.agent is not AgentKind.CLAUDE:
-            return None
-        credential = find_credential(settings.agent_environment)
-        if credential is None:
-            return None
+    def _share_gate(self, fingerprint: str) -> Gate:
         if self.redis is not None:
-            return self.redis.share_gate(credential.fingerprint)
-        return Gate(settings.layout.gates, credential.fingerprint)
+            return self.redis.share_gate(fingerprint)
+        return Gate(self.settings.layout.gates, fingerprint)
 
     def _open_inbox(self, agent: Agent) -> Asking | None:
         settings = self.settings

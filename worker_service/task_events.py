@@ -62,6 +62,7 @@ def tell_of_end(broadcast: Broadcast, result: Result) -> None:
             "attempts": result.attempts,
             "duration_seconds": result.duration_seconds,
             "cost_usd": result.cost_usd,
+            "cost_is_notional": result.cost_is_notional,
             "error": None if result.error is None else result.error.model_dump(),
         }
         broadcast.publish("task_ended", data, result.task_id)

@@ -54,6 +54,8 @@ class DispatchSettings:
     task_timeout_s: float
     max_attempts: int
     park_on_limit: bool = True
+    cost_is_notional: bool | None = None
+    """Whether a subscription covers what the agent costs; None where there is no telling."""
 
 
 @dataclass(slots=True)
@@ -121,6 +123,8 @@ class TaskRunner:
         self._on_failure = on_failure
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
+        self.on_parked: Callable[[], None] = lambda: None
+        """Called when a limit has sent a task back to wait."""
         self.running: dict[str, Running] = {}
         """What runs now, by task id."""
         self.idle = asyncio.Event()
@@ -247,7 +251,11 @@ class TaskRunner:
             outcome.fail("rate_limited", f"{limited.message} (PARK_ON_LIMIT is 0)")
             return True
         notice = GateNotice(
-            kind=limited.kind, until=limited.until, message=limited.message, worker=self._settings.worker
+            kind=limited.kind,
+            until=limited.until,
+            message=limited.message,
+            worker=self._settings.worker,
+            closed_at=utc_now(),
         )
         if self.gate is not None:
             try:
@@ -262,8 +270,12 @@ class TaskRunner:
             limited.message,
             extra={"action": "task_parked", "task_id": claim.task.task_id, "limit": limited.kind},
         )
-        await self.settlement.release(claim, spend_attempt=False, not_before=limited.until, reason=limited.message)
+        # A gate holds the task back, and whoever opens the gate lets the task go on. Without one its own moment does.
+        held = self.gate is not None and self.gate.closed() is not None
+        until = None if held else limited.until
+        await self.settlement.release(claim, spend_attempt=False, not_before=until, reason=limited.message)
         self._bell.ring_later(max(0.05, (limited.until - utc_now()).total_seconds() + 0.05))
+        self.on_parked()
         return False
 
     async def _release_after_trouble(self, claim: Claim, error: Exception) -> None:
@@ -317,6 +329,8 @@ class TaskRunner:
             num_turns=outcome.num_turns,
             usage=outcome.usage,
             cost_usd=outcome.cost_usd,
+            cost_is_notional=self._settings.cost_is_notional,
+            model=outcome.model,
             queued_at=claim.queued_at,
             started_at=started_at,
             completed_at=now,
@@ -338,6 +352,8 @@ class TaskRunner:
         self._metrics.task_duration.observe(result.duration_seconds)
         if result.cost_usd is not None and result.cost_usd > 0:
             self._metrics.agent_cost.inc(result.cost_usd)
+            if result.cost_is_notional:
+                self._metrics.agent_notional_cost.inc(result.cost_usd)
         for kind in _TOKEN_KINDS if result.usage else ():
             amount = (result.usage or {}).get(kind)
             if isinstance(amount, int) and amount > 0:

@@ -16,10 +16,12 @@ from pydantic import ValidationError
 
 from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable
+from agent_bus.gates import GateNotice
 from agent_bus.messages import Heartbeat, Result, TaskStatus
 from agent_bus.questions import Answer, AnswerFate, Question, is_question_id, read_question
 from agent_bus.redis.connection import explain, failures, make_blocking_client
 from agent_bus.redis.events import Subscription
+from agent_bus.redis.gate_keys import find_closed_gates, open_gate_in
 from agent_bus.redis.keys import (
     CONTROL_ALL_CHANNEL,
     INDEX_TTL_S,
@@ -206,6 +208,18 @@ class RedisClient:
             while True:
                 if (heard := subscription.next(_LONGEST_BLOCK_S)) is not None:
                     yield heard
+
+    # -- gates
+
+    def closed_gates(self) -> dict[str, GateNotice]:
+        """Return the notices of the gates that are closed, by id."""
+        with self._explained():
+            return find_closed_gates(self._redis)
+
+    def open_gate(self, gate_id: str, notice: GateNotice, by: str) -> None:
+        """Open a gate before its time, and tell everybody."""
+        with self._explained():
+            open_gate_in(self._redis, gate_id, notice, by)
 
     # -- dead letters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -13,15 +14,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from agent_bus import VERSION
+from orchestrator_service.api.auth import Doorkeeper
 from orchestrator_service.api.bodies import refusal_of_parameters
+from orchestrator_service.api.dashboard import add_dashboard
 from orchestrator_service.api.described import described
 from orchestrator_service.api.events import add_event_routes
 from orchestrator_service.api.gate import Gate
+from orchestrator_service.api.gates import add_gate_routes
 from orchestrator_service.api.goals import add_goal_routes
+from orchestrator_service.api.live import LiveServer
+from orchestrator_service.api.login import add_login_routes
 from orchestrator_service.api.pages import add_pages
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem
 from orchestrator_service.api.questions import AnswerOrder, add_question_routes
@@ -29,6 +35,7 @@ from orchestrator_service.api.schedules import add_schedule_routes
 from orchestrator_service.api.sse import HEARTBEAT_S, Streams
 from orchestrator_service.api.tasks import TASKS, CancelOrder, add_task_routes
 from orchestrator_service.api.team import add_team_routes
+from orchestrator_service.api.usage import add_usage_routes
 from orchestrator_service.api.workers import add_worker_routes
 from orchestrator_service.desk import Desk
 from orchestrator_service.metrics import OrchestratorMetrics
@@ -63,6 +70,7 @@ def make_app(
     refresh: Callable[[], Awaitable[None] | None],
     mcp: ASGIApp | None = None,
     heartbeat_s: float = HEARTBEAT_S,
+    sessions_file: Path | None = None,
 ) -> FastAPI:
     """Return the application. Set `app.state.closing` before the server stops: streams and waits end by it.
 
@@ -75,6 +83,7 @@ def make_app(
         refresh: Brings the gauges up to date before they are read.
         mcp: Serves `/mcp`, with the path as it came; the asker is in `scope["state"]["asker"]`.
         heartbeat_s: After so many seconds without an event a stream sends a comment.
+        sessions_file: Where sessions of the dashboard outlive the process; None keeps them in memory.
     """
     app = FastAPI(
         title="codehornets orchestrator",
@@ -88,6 +97,9 @@ def make_app(
     )
     app.state.closing = closing = anyio.Event()
     streams = Streams(closing, metrics.sse_clients, heartbeat_s)
+    doorkeeper = Doorkeeper(settings, sessions_file)
+    add_login_routes(app, doorkeeper)
+    add_dashboard(app, desk)
     add_task_routes(app, desk, streams, closing)
     add_worker_routes(app, desk)
     add_goal_routes(app, desk, streams)
@@ -95,6 +107,8 @@ def make_app(
     add_question_routes(app, desk)
     add_event_routes(app, desk, streams)
     add_team_routes(app, desk)
+    add_usage_routes(app, desk)
+    add_gate_routes(app, desk)
     add_pages(app, metrics, liveness=liveness, readiness=readiness, refresh=refresh)
     app.openapi = described(app, [TaskOrder, GraphOrder, GoalOrder, ScheduleOrder, CancelOrder, AnswerOrder])  # type: ignore[method-assign]
     app.add_exception_handler(HTTPException, _no_route)
@@ -102,7 +116,15 @@ def make_app(
     # Tasks are handed in far more often than anything else is asked: what the framework's layers do for other routes
     # the gate does itself, and they cost a fifth of the whole request.
     hot = {("POST", TASKS): next(route for route in app.routes if _hands_in(route))}
-    app.add_middleware(Gate, settings=settings, metrics=metrics, mcp=mcp, hot=hot)
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        doorkeeper=doorkeeper,
+        live=LiveServer(desk, streams, closing),
+        metrics=metrics,
+        mcp=mcp,
+        hot=hot,
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -122,7 +144,7 @@ class ApiServer(QuietServer):
     """The server of the API: streams and waits end before it does."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(app)
+        super().__init__(app, websockets=True)
         self._closing: anyio.Event = app.state.closing
 
     def stop(self) -> None:
@@ -135,7 +157,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
     path = request.url.path
     if isinstance(error, HTTPException) and error.status_code == 405:
         # The router tells of one route only, where several share the path.
-        routes = (route for route in request.app.routes if isinstance(route, APIRoute))
+        routes = (route for route in request.app.routes if isinstance(route, Route))
         methods = {method for route in routes if route.path_regex.match(path) for method in route.methods or ()}
         allowed = ", ".join(sorted(methods))
         refusal = RequestRefused(

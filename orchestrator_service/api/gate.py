@@ -11,9 +11,12 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator_service.api.auth import Caller, Doorkeeper, need_role
+from orchestrator_service.api.auth import Caller, Doorkeeper, check_same_origin, need_role
+from orchestrator_service.api.dashboard import STATIC
 from orchestrator_service.api.limits import RateLimit, check_length, limited
+from orchestrator_service.api.live import LIVE, SESSION_OVER, LiveServer
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem, as_refusal
+from orchestrator_service.dashboard.shell import is_page
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import OrchestratorError
 from orchestrator_service.metrics import OrchestratorMetrics
@@ -21,8 +24,8 @@ from orchestrator_service.settings import ApiSettings, Role
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS: Final = frozenset(("/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"))
-"""Served without a token: they tell nothing of tasks."""
+OPEN_PATHS: Final = frozenset(("/docs", "/openapi.json", "/healthz", "/readyz", "/metrics", "/logout"))
+"""Served without a token, beside the dashboard's pages and files: they tell nothing of tasks."""
 MCP_PATH: Final = "/mcp"
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 
@@ -35,13 +38,15 @@ class Gate:
         app: ASGIApp,
         *,
         settings: ApiSettings,
+        doorkeeper: Doorkeeper,
+        live: LiveServer,
         metrics: OrchestratorMetrics,
         mcp: ASGIApp | None,
         hot: Mapping[tuple[str, str], BaseRoute] | None = None,
     ) -> None:
         """Stand before `app`; routes in `hot`, by method and path, are entered without its layers in between."""
         self._app, self._mcp, self._hot = app, mcp, hot or {}
-        self._doorkeeper = Doorkeeper(settings)
+        self._doorkeeper, self._live = doorkeeper, live
         self._rate = RateLimit(settings.rate_limit, settings.rate_burst)
         self._most_bytes = settings.max_request_bytes
         self._requests, self._durations = metrics.http_requests, metrics.http_request_duration
@@ -50,7 +55,7 @@ class Gate:
         """Serve one request."""
         if scope["type"] != "http":
             if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1000})
+                await self._let_page_in(scope, receive, send)
             return
         began = time.perf_counter()
         status = 0
@@ -81,11 +86,30 @@ class Gate:
             await answer_problem(refusal, scope["path"])(scope, receive, send_on)
         self._count(scope, status, time.perf_counter() - began)
 
+    async def _let_page_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a live channel; whoever may not have one is turned away before it is open (403)."""
+        try:
+            self._doorkeeper.check_source(scope)
+            caller = self._doorkeeper.admit(scope)
+            if scope["path"] != LIVE:
+                raise RequestRefused(ProblemKind.NO_SUCH_PATH, "There is no such channel.")
+            if any(name == b"origin" for name, _ in scope["headers"]):
+                check_same_origin(scope)
+            self._rate.take(caller.name)
+        except RequestRefused as refusal:
+            log.debug("a live channel was refused: %s", refusal.detail, extra={"action": "live_refused"})
+            await send({"type": "websocket.close", "code": SESSION_OVER})
+            return
+        _introduce(scope, caller)
+        session = self._doorkeeper.session(scope)
+        left_s = None if session is None else self._doorkeeper.sessions.left_s(session)
+        await self._live.serve(scope, receive, send, left_s, None if session is None else session.ended)
+
     async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._doorkeeper.check_source(scope)
         path: str = scope["path"]
         for_mcp = self._mcp is not None and (path == MCP_PATH or path.startswith(f"{MCP_PATH}/"))
-        if path not in OPEN_PATHS:
+        if path not in OPEN_PATHS and not path.startswith(STATIC) and not is_page(path):
             caller = self._doorkeeper.admit(scope)
             self._rate.take(caller.name)
             _introduce(scope, caller)

@@ -69,13 +69,6 @@ def add_pages(
     def docs() -> Response:
         return HTMLResponse(_page(app.openapi()), headers=_PAGE_HEADERS)
 
-    @app.get("/", include_in_schema=False)
-    async def start() -> Response:
-        return HTMLResponse(
-            _html("codehornets", "<h1>codehornets</h1><p>The API is described in <a href=/docs>/docs</a>.</p>"),
-            headers=_PAGE_HEADERS,
-        )
-
 
 def _page(schema: dict[str, Any]) -> str:
     rows = "".join(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import anyio
 from fastapi import FastAPI, Query
 from fastapi import Path as InPath
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,12 +18,13 @@ from orchestrator_service.api import examples
 from orchestrator_service.api.auth import asker
 from orchestrator_service.api.bodies import fields_refused, parse, parse_submission, read_body, read_bytes
 from orchestrator_service.api.described import API, BODY_PROBLEMS, PlainRoute, answer, answers, body, dump
+from orchestrator_service.api.moments import Moment
 from orchestrator_service.api.patience import wait_for
 from orchestrator_service.api.problems import ProblemKind
 from orchestrator_service.api.sse import LAST_EVENT_ID, Streams, position
 from orchestrator_service.desk import Desk, Idempotency
 from orchestrator_service.errors import FieldProblem
-from orchestrator_service.orders import LONGEST_ID, TaskQuery
+from orchestrator_service.orders import LONGEST_ID, TaskQuery, TaskSort
 from orchestrator_service.records import Submission, TaskPage, TaskRecord, TaskResult, TaskState, TaskSummary
 from orchestrator_service.settings import Role
 
@@ -35,7 +35,6 @@ MOST_WAITED_FOR: Final = 500
 
 _SUMMARIES: Final = TypeAdapter(list[TaskSummary])
 _KEY: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,198}[\x21-\x7e])?")
-_OFFSET_AFTER_SPACE: Final = re.compile(r"(.*\d:\d\d.*) (\d\d:?\d\d)")
 
 TaskName = Annotated[str, InPath(description="The id of the task.", examples=["task-7f3a9c"])]
 
@@ -55,27 +54,12 @@ class Order(StrEnum):
     DESC = "desc"
 
 
-def _moment(given: object) -> object:
-    # The plus sign of an offset that was not encoded arrives as a space.
-    if isinstance(given, str) and (found := _OFFSET_AFTER_SPACE.fullmatch(given)):
-        return f"{found[1]}+{found[2]}"
-    return given
-
-
 def _states(given: object) -> object:
     if isinstance(given, list) and all(isinstance(part, str) for part in given):
         return [word.strip() for part in given for word in part.split(",") if word.strip()]
     return given
 
 
-def _in_utc(moment: datetime) -> datetime:
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("allowed are the years 1 to 9999, in UTC") from None
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_moment), AfterValidator(_in_utc)]
 Name = Annotated[str, Field(max_length=200)]
 
 
@@ -98,9 +82,16 @@ class TaskFilters(BaseModel):
         Moment | None, Field(description="Handed in at this moment or later, such as 2026-03-02T09:00Z.")
     ] = None
     until: Annotated[Moment | None, Field(description="Handed in before this moment.")] = None
-    order: Annotated[Order, Field(description="By the time of handing in; `desc` shows the newest first.")] = Order.DESC
-    cursor: Annotated[str | None, Field(max_length=500, description="`next_cursor` of the page before.")] = None
+    q: Annotated[
+        Name | None, Field(description="In the id, title or description, whatever its case.", examples=["slogan"])
+    ] = None
+    sort: Annotated[
+        TaskSort, Field(description="By what; what lacks it comes last. The default is the time of handing in.")
+    ] = TaskSort.SUBMITTED
+    order: Annotated[Order, Field(description="`desc` shows the newest, dearest, longest … first.")] = Order.DESC
+    cursor: Annotated[str | None, Field(max_length=2000, description="`next_cursor` of the page before.")] = None
     limit: Annotated[int, Field(ge=1, le=500, description="Tasks on a page.")] = 50
+    count: Annotated[bool, Field(description="Whether to tell in `total` how many there are on all pages.")] = False
 
     def query(self) -> TaskQuery:
         """Return it as the desk takes it."""
@@ -113,9 +104,12 @@ class TaskFilters(BaseModel):
             submitted_by=self.submitted_by,
             since=self.since,
             until=self.until,
+            text=self.q,
+            sort=self.sort,
             oldest_first=self.order is Order.ASC,
             cursor=self.cursor,
             limit=self.limit,
+            count=self.count,
         )
 
 

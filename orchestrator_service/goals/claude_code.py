@@ -29,6 +29,8 @@ class ClaudeCode:
 
     program: Path
     environment: dict[str, str]
+    cost_is_notional: bool = False
+    """Whether a subscription covers what it costs."""
 
 
 def find_claude(cli: Path | None, environ: Mapping[str, str]) -> ClaudeCode:
@@ -47,14 +49,15 @@ def find_claude(cli: Path | None, environ: Mapping[str, str]) -> ClaudeCode:
         raise Unavailable("A goal needs Claude Code, and there is none here: install it, or name it in CLAUDE_CLI.")
     if not os.access(program, os.X_OK):
         raise Unavailable(f"A goal needs Claude Code, and {program} cannot be run: name it in CLAUDE_CLI.")
-    if find_credential(environment) is None:
+    credential = find_credential(environment)
+    if credential is None:
         raise Unavailable(
             "A goal needs Claude Code to be logged in, and it is not: give the orchestrator ANTHROPIC_API_KEY or "
             "CLAUDE_CODE_OAUTH_TOKEN, or log in with `claude`."
         )
     # Of a user's own settings none is meant for this agent; a tool that waits must not be taken for one that hangs.
     own = {"CLAUDE_CODE_ENTRYPOINT": "sdk-py", "MCP_TOOL_TIMEOUT": str(_LONGEST_TOOL_MS)}
-    return ClaudeCode(program=program, environment={**environment, **own})
+    return ClaudeCode(program=program, environment={**environment, **own}, cost_is_notional=credential.is_subscription)
 
 
 def _bundled() -> Path | None:

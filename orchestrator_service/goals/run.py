@@ -63,6 +63,8 @@ class GoalRoom:
     """Where the agents' processes stand; they read and write no files."""
     places: asyncio.Semaphore
     """One for each goal that may be worked on at the same time."""
+    day_of: Callable[[float], str]
+    """Gives the day that a moment in seconds since 1970 counts against."""
 
     async def cancel_tasks(self, goal_id: str, asker: Asker, reason: str) -> None:
         """End the open tasks of a goal."""
@@ -94,6 +96,7 @@ class GoalRun:
         self._asker = Asker(name=row.submitted_by, origin="goal", goal_id=row.goal_id)
         self._said: list[str] = []
         self._counted = False
+        self._notional = False
 
     async def work(self, ended_from_outside: Callable[[], bool]) -> None:
         """Work on the goal until it has ended; cancelled, stop in good order and leave it to be resumed.
@@ -146,6 +149,7 @@ class GoalRun:
             claude = find_claude(self._room.settings.cli, self._room.environ)
         except Unavailable as error:
             raise self._failed("no_agent", str(error)) from error
+        self._notional = claude.cost_is_notional
         tasks = await self._tasks()
         transcript = await asyncio.to_thread(find_transcript, claude.environment, row.session_id)
         known = transcript is not None
@@ -259,7 +263,11 @@ class GoalRun:
         return row.agent_cost_usd or 0.0
 
     async def _store_cost(self, cost_usd: float) -> None:
-        await self._room.database.write(lambda db: rows.store_agent_cost(db, self._row.goal_id, cost_usd))
+        now, goal_id, notional = time.time(), self._row.goal_id, self._notional
+        day = self._room.day_of(now)
+        await self._room.database.write(
+            lambda db: rows.store_agent_cost(db, goal_id, cost_usd, day=day, at=now, notional=notional)
+        )
 
     # -- what is told
 

@@ -13,8 +13,9 @@ import secrets
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import anyio
 from anyio.abc import TaskGroup
@@ -178,6 +179,7 @@ async def open_goals(
     publish: Publish,
     *,
     task_budget_usd: float | None = None,
+    day_of: Callable[[float], str] = lambda moment: datetime.fromtimestamp(moment, UTC).date().isoformat(),
 ) -> AsyncIterator[Goals]:
     """Work on goals for the length of the block.
 
@@ -191,6 +193,7 @@ async def open_goals(
         environ: What of it an agent may see is chosen from it.
         publish: Told what happens.
         task_budget_usd: The most that one task may cost.
+        day_of: Gives the day that a moment in seconds since 1970 counts against.
     """
     async with anyio.create_task_group() as tasks:
         room = GoalRoom(
@@ -201,6 +204,7 @@ async def open_goals(
             publish=publish,
             directory=database.path.parent / "goals",
             places=asyncio.Semaphore(settings.max_running),
+            day_of=day_of,
         )
         goals = Goals(room, tasks, task_budget_usd=task_budget_usd)
         try:

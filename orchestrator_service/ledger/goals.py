@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from agent_bus.messages import TaskError
 from orchestrator_service.errors import Conflict, NotKnown
+from orchestrator_service.ledger.usage import count_goal_turn
 from orchestrator_service.records import OPEN_STATES, GoalRecord, GoalState, TaskState
 
 _COLUMNS: Final = (
     "goal_id, goal, state, submitted_by, submitted_at, ended_at, session_id, output, error_kind, error_message, "
-    "max_tasks, max_depth, timeout, max_budget_usd, agent_cost_usd, model, metadata, attempts"
+    "max_tasks, max_depth, timeout, max_budget_usd, agent_cost_usd, agent_notional_usd, model, metadata, attempts"
 )
 _OPEN: Final = ", ".join(f"'{state.value}'" for state in sorted(OPEN_STATES))
 
@@ -38,6 +39,7 @@ class GoalRow:
     timeout: float
     max_budget_usd: float | None
     agent_cost_usd: float | None = None
+    agent_notional_usd: float | None = None
     model: str | None
     metadata: str
     attempts: int = 0
@@ -57,6 +59,7 @@ class GoalTask:
     state: TaskState
     reserve_usd: float | None
     cost_usd: float | None
+    notional_usd: float | None = None
 
     @property
     def is_open(self) -> bool:
@@ -123,11 +126,14 @@ def running_goals(db: sqlite3.Connection) -> list[GoalRow]:
 def tasks_of_goal(db: sqlite3.Connection, goal_id: str) -> list[GoalTask]:
     """Return the tasks of a goal, in the order in which they were handed in."""
     found = db.execute(
-        "SELECT task_id, title, state, reserve_usd, cost_usd FROM tasks WHERE goal_id = ? ORDER BY seq", (goal_id,)
+        "SELECT task_id, title, state, reserve_usd, cost_usd, notional_usd FROM tasks WHERE goal_id = ? ORDER BY seq",
+        (goal_id,),
     )
     return [
-        GoalTask(task_id=task_id, title=title, state=TaskState(state), reserve_usd=reserve, cost_usd=cost)
-        for task_id, title, state, reserve, cost in found.fetchall()
+        GoalTask(
+            task_id=task_id, title=title, state=TaskState(state), reserve_usd=reserve, cost_usd=cost, notional_usd=part
+        )
+        for task_id, title, state, reserve, cost, part in found.fetchall()
     ]
 
 
@@ -154,9 +160,31 @@ def give_back_attempt(db: sqlite3.Connection, goal_id: str) -> None:
     db.execute("UPDATE goals SET attempts = max(0, attempts - 1) WHERE goal_id = ?", (goal_id,))
 
 
-def store_agent_cost(db: sqlite3.Connection, goal_id: str, cost_usd: float) -> None:
-    """Set what the agent has cost so far."""
-    db.execute("UPDATE goals SET agent_cost_usd = ? WHERE goal_id = ?", (cost_usd, goal_id))
+def store_agent_cost(
+    db: sqlite3.Connection, goal_id: str, cost_usd: float, *, day: str, at: float, notional: bool = False
+) -> None:
+    """Set what the agent has cost so far; what is new of it counts as used.
+
+    Args:
+        db: The ledger.
+        goal_id: The goal.
+        cost_usd: Of all its turns.
+        day: The day in the budget's time zone.
+        at: The moment in seconds since 1970.
+        notional: Whether a subscription covers what is new.
+    """
+    found = db.execute("SELECT COALESCE(agent_cost_usd, 0), model FROM goals WHERE goal_id = ?", (goal_id,)).fetchone()
+    if found is None:
+        return
+    before, model = found
+    new = cost_usd - before
+    db.execute(
+        "UPDATE goals SET agent_cost_usd = ?, agent_notional_usd ="
+        " CASE WHEN ? THEN COALESCE(agent_notional_usd, 0) + ? ELSE agent_notional_usd END WHERE goal_id = ?",
+        (cost_usd, notional, new, goal_id),
+    )
+    if new:
+        count_goal_turn(db, goal_id, model, day, at, new, notional)
 
 
 def end_goal(
@@ -207,6 +235,8 @@ def _record(db: sqlite3.Connection, row: GoalRow) -> GoalRecord:
         timeout=row.timeout,
         max_budget_usd=row.max_budget_usd,
         agent_cost_usd=row.agent_cost_usd,
+        agent_notional_cost_usd=row.agent_notional_usd,
         cost_usd=(row.agent_cost_usd or 0.0) + sum(task.cost_usd or 0.0 for task in tasks),
+        notional_cost_usd=(row.agent_notional_usd or 0.0) + sum(task.notional_usd or 0.0 for task in tasks),
         metadata=json.loads(row.metadata),
     )

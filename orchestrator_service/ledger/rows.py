@@ -13,7 +13,8 @@ from orchestrator_service.scheduling.routing import route_of
 SUMMARY_COLUMNS: Final = (
     "seq, task_id, state, lane, worker, priority, title, graph_id, goal_id, schedule, parent, depth, origin,"
     " submitted_by, session, needs, unmet, tries, retries, reserve_usd, submitted_at, ready_at, next_at, sent_at,"
-    " started_at, ended_at, deadline, cancel_at, cost_usd, error_kind, error_message"
+    " started_at, ended_at, deadline, cancel_at, cost_usd, error_kind, error_message,"
+    " notional_usd"
 )
 SCHEDULE_COLUMNS: Final = (
     "name, cron, timezone, task, overlap, missed, paused, next_at, last_at, last_task_id, last_outcome, created_by,"
@@ -60,6 +61,7 @@ def summary_fields(row: tuple[Any, ...], waits_for: WaitsFor | None) -> dict[str
         cost_usd,
         error_kind,
         error_message,
+        notional_usd,
     ) = row
     return {
         "task_id": task_id,
@@ -88,6 +90,7 @@ def summary_fields(row: tuple[Any, ...], waits_for: WaitsFor | None) -> dict[str
         "deadline": moment(deadline),
         "cancel_requested_at": moment(cancel_at),
         "cost_usd": cost_usd,
+        "notional_cost_usd": notional_usd,
         "error": None
         if error_kind is None
         else TaskError.model_construct(kind=error_kind, message=error_message or ""),
@@ -118,7 +121,7 @@ def record(
 
 RUN_COLUMNS: Final = (
     "number, wire_id, worker, transport, sent_at, started_at, ended_at, status, session_id, attempts, reserved_usd,"
-    " cost_usd, error_kind, error_message, event_position"
+    " cost_usd, error_kind, error_message, event_position, notional"
 )
 
 
@@ -140,6 +143,7 @@ def run(row: tuple[Any, ...]) -> TryRecord:
         kind,
         text,
         at,
+        notional,
     ) = row
     return TryRecord.model_construct(
         number=number,
@@ -154,6 +158,7 @@ def run(row: tuple[Any, ...]) -> TryRecord:
         attempts=attempts,
         reserved_usd=reserved,
         cost_usd=cost,
+        cost_is_notional=None if notional is None else bool(notional),
         error=None if kind is None else TaskError.model_construct(kind=kind, message=text or ""),
         event_position=at,
     )

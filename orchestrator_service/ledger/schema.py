@@ -43,12 +43,28 @@ def migrate(connection: sqlite3.Connection) -> None:
         sqlite3.Error: a migration failed; the ones before it stay, of this one nothing does.
     """
     version = version_of(connection)
+    made = _made(connection, version)
     for number, statements in migrations():
-        if number <= version:
+        if number in made:
             continue
+        # One with a smaller number may come later than one with a larger: they were written side by side.
+        version = max(version, number)
         try:
-            connection.executescript(f"BEGIN IMMEDIATE;\n{statements}\nPRAGMA user_version={number};\nCOMMIT;")
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{statements}\nCREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY);\n"
+                f"INSERT INTO migrations VALUES {', '.join(f'({each})' for each in sorted({*made, number}))}"
+                f" ON CONFLICT DO NOTHING;\nPRAGMA user_version={version};\nCOMMIT;"
+            )
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        made.add(number)
+
+
+def _made(connection: sqlite3.Connection, version: int) -> set[int]:
+    """Return the numbers of the migrations that the file has had."""
+    listed = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone()
+    if listed is None:
+        return set(range(1, version + 1))
+    return {number for (number,) in connection.execute("SELECT number FROM migrations")}

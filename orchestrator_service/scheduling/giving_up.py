@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from orchestrator_service.ledger.usage import count_run
 from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.lifecycle import end, get
 from orchestrator_service.scheduling.step import Step
@@ -33,6 +34,7 @@ def give_up(step: Step) -> list[str]:
             "UPDATE runs SET ended_at = ?, status = 'given_up', cost_usd = ? WHERE wire_id = ?",
             (step.now, reserved, wire_id),
         )
+        count_run(step.connection, wire_id)
         step.connection.execute(
             "UPDATE tasks SET cost_usd = CASE WHEN ? IS NULL THEN cost_usd ELSE COALESCE(cost_usd, 0) + ? END"
             " WHERE seq = ?",

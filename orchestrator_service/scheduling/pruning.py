@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator_service.ledger import questions
+from orchestrator_service.ledger.series import prune_samples
+from orchestrator_service.ledger.usage import prune_usage
 from orchestrator_service.scheduling.step import Step
 
 _SLICE: Final = 500
+_SAMPLES_KEEP_DAYS: Final = 90
+_USAGE_KEEP_DAYS: Final = 800
+"""Two years and a little more can be compared."""
 
 
 def prune(step: Step, before: float) -> int:
@@ -31,9 +36,16 @@ def prune(step: Step, before: float) -> int:
         step.book.moved(state, None)
     questions.prune(step.connection, before)
     step.connection.execute("DELETE FROM events WHERE task_id IS NULL AND at < ?", (before,))
+    step.connection.execute("DELETE FROM goal_turns WHERE at < ?", (before,))
     step.connection.execute(
         "DELETE FROM sessions WHERE used_at < ? AND NOT EXISTS ("
         "SELECT 1 FROM tasks AS t WHERE t.session = sessions.session AND t.ended_at IS NULL)",
         (before,),
     )
     return len(rows)
+
+
+def prune_history(step: Step) -> None:
+    """Forget samples and sums that are older than anybody compares, whether tasks are forgotten or not."""
+    prune_samples(step.connection, step.now - _SAMPLES_KEEP_DAYS * 86_400.0)
+    prune_usage(step.connection, step.book.day_of(step.now - _USAGE_KEEP_DAYS * 86_400.0))

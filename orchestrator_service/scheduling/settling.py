@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from agent_bus.messages import Result, TaskStatus, encode_result
+from orchestrator_service.ledger.usage import count_run, tokens_of
 from orchestrator_service.orders import RetryPolicy
 from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.lifecycle import Row, end, find, get, release
 from orchestrator_service.scheduling.planner import compose
+from orchestrator_service.scheduling.replays import begin_replayed, is_replayed, judge_replayed
 from orchestrator_service.scheduling.retries import is_worth_a_retry, pause_s
 from orchestrator_service.scheduling.routing import lane_of
 from orchestrator_service.scheduling.step import Step
@@ -35,6 +37,8 @@ def settle(step: Step, heard: HeardResult) -> None:
         return
     seq, number, worker, started_at, ended_at, reserved, budget_day = run
     if ended_at is not None:
+        if is_replayed(step, result):
+            _take_up(step, heard, seq)
         return
     row = get(step.connection, seq)
     cost = _cost(result, reserved)
@@ -56,6 +60,24 @@ def settle(step: Step, heard: HeardResult) -> None:
     _judge(step, row, result, number)
 
 
+def _take_up(step: Step, heard: HeardResult, seq: int) -> None:
+    """Take the result of a try that a person had run anew for the last word on its task."""
+    result = heard.result
+    begin_replayed(step, result, seq)
+    started = None if result.started_at is None else result.started_at.timestamp()
+    _close_run(step, heard, started, result.cost_usd)
+    step.book.touched = True
+    if step.book.day_of(step.now) == step.book.day:
+        step.book.spent[result.worker] += result.cost_usd or 0.0
+    step.connection.execute(
+        "UPDATE tasks SET cost_usd = CASE WHEN ? IS NULL THEN cost_usd ELSE COALESCE(cost_usd, 0) + ? END"
+        " WHERE seq = ?",
+        (result.cost_usd, result.cost_usd, seq),
+    )
+    judge_replayed(step, get(step.connection, seq), result)
+    step.connection.execute("UPDATE tasks SET started_at = COALESCE(?, started_at) WHERE seq = ?", (started, seq))
+
+
 def _cost(result: Result, reserved: float | None) -> float | None:
     """Return what a run cost. One that was cut off without a word of its cost counts for all that was reserved."""
     if result.cost_usd is not None:
@@ -69,7 +91,8 @@ def _close_run(step: Step, heard: HeardResult, started: float | None, cost: floa
     result = heard.result
     step.connection.execute(
         "UPDATE runs SET ended_at = ?, started_at = ?, status = ?, session_id = ?, attempts = ?, cost_usd = ?,"
-        " error_kind = ?, error_message = ?, event_position = ? WHERE wire_id = ?",
+        " error_kind = ?, error_message = ?, event_position = ?, notional = ?, model = ?, input_tokens = ?,"
+        " output_tokens = ?, cache_read_tokens = ?, cache_creation_tokens = ? WHERE wire_id = ?",
         (
             step.now,
             started,
@@ -80,12 +103,16 @@ def _close_run(step: Step, heard: HeardResult, started: float | None, cost: floa
             None if result.error is None else result.error.kind,
             None if result.error is None else result.error.message,
             heard.event_position,
+            result.cost_is_notional,
+            result.model,
+            *tokens_of(result),
             result.task_id,
         ),
     )
     step.connection.execute(
         "INSERT OR REPLACE INTO results (wire_id, body) VALUES (?, ?)", (result.task_id, encode_result(result))
     )
+    count_run(step.connection, result.task_id)
 
 
 def _judge(step: Step, row: Row, result: Result, number: int) -> None:

@@ -55,9 +55,10 @@ class RedisTransport:
         self._poll_s = poll_s
         self._position = position
         self._open_runs = open_runs
-        self._caller = RedisCaller(address)
-        self._tasks = RedisTasks(self._caller)
-        self._questions = RedisQuestions(self._caller)
+        self.caller = RedisCaller(address)
+        """The way to that Redis."""
+        self._tasks = RedisTasks(self.caller)
+        self._questions = RedisQuestions(self.caller)
         self._journals = RedisJournals(journals)
         self._news: RedisNews | None = None
         self._cancels: dict[str, str] = {}
@@ -141,7 +142,7 @@ class RedisTransport:
         """Hear results, events and heartbeats for the length of the block; what is there already is told first."""
         self._journals.keep(wire_id for _, wire_id in self._open_runs())
         news = RedisNews(
-            self._caller,
+            self.caller,
             self._tasks,
             self._journals,
             self._questions,
@@ -160,7 +161,7 @@ class RedisTransport:
             await news.close()
             self._journals.close()
             with suppress(*failures()):
-                await self._caller.aclose()
+                await self.caller.aclose()
 
     async def _cancel_again(self) -> None:
         for wire_id, worker in list(self._cancels.items()):

@@ -17,7 +17,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from agent_bus.questions import Decision
-from orchestrator_service.api import examples
+from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage, UsageQuery
+from orchestrator_service.api import examples, money_examples
 from orchestrator_service.api.app import ApiServer, make_app
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, FieldProblem, NotKnown, OrderRefused
@@ -56,6 +57,7 @@ class MemoryDesk:
         self.records: dict[str, TaskSummary] = {}
         self.kept: dict[str, Submission] = {}
         self.queries: list[TaskQuery] = []
+        self.money: list[UsageQuery | SeriesQuery] = []
         self.reasons: list[str] = []
         self.positions: list[tuple[str | None, bool]] = []
         self.failure: Exception | None = None
@@ -184,6 +186,9 @@ class MemoryDesk:
         async for event in self._streamed(after):
             yield event
 
+    def position(self) -> str:
+        return "0"
+
     async def workers(self) -> list[WorkerRecord]:
         self._asked()
         return [WorkerRecord.model_validate(examples.WORKER)]
@@ -284,6 +289,26 @@ class MemoryDesk:
     async def counts(self) -> dict[str, int]:
         self._asked()
         return dict(examples.COUNTS)
+
+    async def usage(self, query: UsageQuery) -> Usage:
+        self._asked()
+        self.money.append(query)
+        return Usage.model_validate(money_examples.USAGE)
+
+    async def series(self, query: SeriesQuery) -> Series:
+        self._asked()
+        self.money.append(query)
+        return Series.model_validate(money_examples.SERIES)
+
+    async def gates(self) -> list[GateRecord]:
+        self._asked()
+        return [GateRecord.model_validate(money_examples.GATE)]
+
+    async def open_gate(self, gate_id: str, asker: Asker) -> GateRecord:
+        self._asked(asker)
+        if gate_id != money_examples.GATE["gate_id"]:
+            raise NotKnown("closed gate", gate_id)
+        return GateRecord.model_validate(money_examples.GATE)
 
 
 async def explore(served: Served, directory: Path, *, without: str, seed: int) -> tuple[int, str]:

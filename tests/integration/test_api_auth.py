@@ -29,6 +29,7 @@ CHANGES = {
     ("POST", "/api/v1/questions/{question_id}/deny"): Role.APPROVE,
     ("POST", "/api/v1/workers/{name}/pause"): Role.ADMIN,
     ("POST", "/api/v1/workers/{name}/resume"): Role.ADMIN,
+    ("POST", "/api/v1/gates/{gate_id}/open"): Role.ADMIN,
     ("POST", "/api/v1/schedules"): Role.ADMIN,
     ("DELETE", "/api/v1/schedules/{name}"): Role.ADMIN,
     ("POST", "/api/v1/schedules/{name}/pause"): Role.ADMIN,

@@ -79,6 +79,7 @@ async def test_filters_arrive_at_the_desk(served: Served) -> None:
     query = (
         "state=running,sent&state=ready&worker=marie&goal=g&graph=h&schedule=s&submitted_by=shop"
         "&since=2026-01-02T03:04:05%2B01:00&until=2026-01-02T03:04:05+01:00&order=asc&cursor=abc&limit=7"
+        "&q=Slogan%20A&sort=cost&count=true"
     )
     async with served.client() as client:
         answer = await client.get(f"{TASKS}?{query}")
@@ -93,9 +94,12 @@ async def test_filters_arrive_at_the_desk(served: Served) -> None:
         "submitted_by": "shop",
         "since": moment,
         "until": moment,
+        "text": "Slogan A",
+        "sort": "cost",
         "oldest_first": True,
         "cursor": "abc",
         "limit": 7,
+        "count": True,
     }
 
 
@@ -111,7 +115,10 @@ async def test_filters_arrive_at_the_desk(served: Served) -> None:
         ("since=2026-01-01T00:00:00", "since"),
         ("since=0001-01-01T00:00:00%2B14:00", "since"),
         ("order=up", "order"),
-        ("cursor=" + "x" * 501, "cursor"),
+        ("cursor=" + "x" * 2001, "cursor"),
+        ("sort=colour", "sort"),
+        ("q=" + "x" * 201, "q"),
+        ("count=perhaps", "count"),
     ],
 )
 async def test_a_wrong_parameter_is_named(served: Served, query: str, field: str) -> None:

@@ -39,9 +39,23 @@ def look(path: Path, question: str) -> list[tuple[object, ...]]:
 # -- versions
 
 
-def test_migrations_are_numbered_without_gaps() -> None:
+def test_no_two_migrations_have_the_same_number() -> None:
     numbers = [number for number, _ in schema.migrations()]
-    assert numbers == list(range(1, len(numbers) + 1))
+    assert numbers[0] == 1
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_migration_that_comes_late_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two that were written side by side may arrive in either order."""
+    known = schema.migrations()
+    early, late = (901, "CREATE TABLE early (x);"), (902, "CREATE TABLE late (x);")
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    for there in ([*known, late], [*known, early, late], [*known, early, late]):
+        monkeypatch.setattr(schema, "migrations", lambda there=there: there)
+        schema.migrate(connection)
+    assert connection.execute("SELECT * FROM early").fetchall() == connection.execute("SELECT * FROM late").fetchall()
+    assert connection.execute("PRAGMA user_version").fetchone() == (902,)
+    connection.close()
 
 
 async def test_an_older_file_is_brought_up_and_keeps_what_it_holds(

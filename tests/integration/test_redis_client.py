@@ -147,7 +147,7 @@ class Host:
     def __init__(self, url: str, directory: Path | None = None) -> None:
         self.caller = RedisCaller(parse_redis_url(url))
         self.rings = 0
-        self.gate = SharedGate("abc", directory=directory, caller=self.caller, on_closed=self._ring)
+        self.gate = SharedGate("abc", directory=directory, caller=self.caller, on_change=self._ring)
 
     def _ring(self) -> None:
         self.rings += 1

@@ -32,6 +32,7 @@ class Outcome:
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    model: str | None = None
     stderr: str = ""
     exit_code: int | None = None
 

@@ -76,6 +76,8 @@ class Turn:
                 self._take_retry(message.data)
             case SystemMessage(subtype="init"):
                 data = message.data
+                if isinstance(model := data.get("model"), str):
+                    self._run.outcome.model = model
                 self._run.emit("session", {key: data.get(key) for key in ("session_id", "model", "cwd")})
             case RateLimitEvent():
                 self._take_limit(message)

@@ -83,7 +83,7 @@ class RedisTransport:
             listener = LinkListener(
                 on_activate=self._activated,
                 on_control=self._commanded,
-                on_gate=self._gate_closed,
+                on_gate=self._gate_changed,
                 on_connected=self._returned,
                 on_lost=self._lost,
             )
@@ -99,7 +99,7 @@ class RedisTransport:
         """Make the gate of a credential that workers of other hosts see, too."""
         directory = self._settings.layout.gates if self._files is not None else None
         self.gate = SharedGate(
-            fingerprint, directory=directory, caller=self.queue.caller, on_closed=lambda: self._bell.ring("gate")
+            fingerprint, directory=directory, caller=self.queue.caller, on_change=lambda: self._bell.ring("gate")
         )
         return self.gate
 
@@ -227,7 +227,7 @@ class RedisTransport:
         if self._files is not None:
             self._files.watcher.redis_lost(reason)
 
-    def _gate_closed(self, message: bytes) -> None:
+    def _gate_changed(self, message: bytes) -> None:
         if self.gate is not None:
             self.gate.hear(message)
 

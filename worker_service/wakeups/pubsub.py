@@ -61,7 +61,7 @@ class LinkListener:
     on_control: Callable[[bytes], None] = _no_message
     """A command on `control:NAME` or `control:all`."""
     on_gate: Callable[[bytes], None] = _no_message
-    """A gate was closed somewhere."""
+    """A gate was closed or opened somewhere."""
     on_connected: Callable[[], None] = _nothing
     """Subscribed, for the first time or again: ring, rescan, read the gate."""
     on_lost: Callable[[str], None] = _no_trouble
