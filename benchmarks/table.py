@@ -32,6 +32,7 @@ class Scale:
     claude_tasks: int = 120
     hook_calls: int = 80
     hook_rounds: int = 5
+    questions: int = 60
     team_samples: int = 300
     posts: int = 4000
     graph: int = 10_000
@@ -55,6 +56,7 @@ QUICK = Scale(
     claude_tasks=24,
     hook_calls=40,
     hook_rounds=2,
+    questions=15,
     team_samples=60,
     posts=800,
     graph=2000,
