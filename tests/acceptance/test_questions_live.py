@@ -294,3 +294,52 @@ def test_redis_alone_from_the_question_to_the_answer(api: MessagesApi, environ: 
                 assert (heard["state"], heard["reason"]) == ("denied", "no")
         for key in redis._redis.scan_iter(match="codehornets:question*"):
             assert redis._redis.ttl(key) > 0, key
+
+
+ANSWERS_ITSELF = """
+import json, sys, time, urllib.error, urllib.request
+beat, said = sys.argv[1:]
+while True:
+    time.sleep(0.05)
+    try:
+        url = f"http://127.0.0.1:{json.load(open(beat))['http_port']}/api/v1/questions"
+        found = json.load(urllib.request.urlopen(url, timeout=10))
+        if found:
+            path = f"{url}/{found[0]['question_id']}/approve"
+            urllib.request.urlopen(urllib.request.Request(path, method="POST"), timeout=10)
+            open(said, "w").write("allowed")
+            break
+    except urllib.error.HTTPError as error:
+        open(said, "w").write(f"{error.code} {error.read().decode()}")
+        break
+    except (OSError, KeyError, ValueError):
+        continue
+"""
+
+
+def test_without_tokens_a_program_of_the_agent_cannot_answer_for_it(
+    api: MessagesApi, environ: dict[str, str], started: Processes, client: Client, tmp_path: Path
+) -> None:
+    """Not even one that it leaves behind, while everybody else on this machine may."""
+    script, said, outside = (tmp_path / name for name in ("answers.py", "workspace/said", "outside.txt"))
+    script.write_text(ANSWERS_ITSELF)
+    beat = client.shared / "heartbeats" / "orchestrator.json"
+    # The beat is told by a copy: the agent's shell may not name the real one.
+    copy = tmp_path / "workspace" / "beat.json"
+    start = f"setsid nohup {sys.executable} {script} {copy} {said} > /dev/null 2>&1 &"
+    ask = tool_use("Write", {"file_path": str(outside), "content": "x"})
+    api.when("go", tool_use("Bash", {"command": start}), ask, reply("done"))
+    orchestrator = started.orchestrator()
+    with orchestrator.client() as http:
+        copy.write_bytes(beat.read_bytes())
+        started.worker("marie", **environ | {"ALLOWED_TOOLS": "Bash,Read"}).ready()
+        http.post("/api/v1/tasks", json={"description": "go", "worker": "marie", "task_id": "t1"})
+        question = wait_for_question(http)
+        wait_until(said.exists, 60, "what the agent's program was told")
+        wait_until(said.read_text, 10)
+        assert "403" in said.read_text() and "a person must" in said.read_text(), said.read_text()
+        assert not outside.exists()
+        allowed = http.post(f"/api/v1/questions/{question['question_id']}/approve")
+        assert allowed.status_code == 200, allowed.text
+        wait_until(client.has_result("t1"), 60)
+    assert outside.read_text() == "x"
