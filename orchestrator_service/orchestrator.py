@@ -279,6 +279,7 @@ class Orchestrator:
                     version=beat.heartbeat.version,
                     http_port=beat.heartbeat.http_port,
                     parked_until=beat.heartbeat.parked_until,
+                    stuck_tasks=beat.heartbeat.stuck_tasks,
                 )
                 for beat in beats
             ],

@@ -205,6 +205,8 @@ class WorkerInstance(BaseModel):
     version: str
     http_port: int | None
     parked_until: datetime | None
+    stuck_tasks: list[str]
+    """Those of its current tasks that do not get on."""
 
 
 class WorkerRecord(BaseModel):

@@ -175,6 +175,7 @@ WORKER: Final[dict[str, Any]] = {
             "version": "0.4.0",
             "http_port": 8080,
             "parked_until": None,
+            "stuck_tasks": [],
         }
     ],
 }

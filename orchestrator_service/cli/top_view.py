@@ -136,9 +136,10 @@ def _waiting(glimpse: Glimpse) -> str:
 
 def _worker(worker: WorkerRecord) -> tuple[str, ...]:
     state = worker.state if worker.state != "up" else worker.status
+    stuck = sum(len(instance.stuck_tasks) for instance in worker.instances if instance.alive)
     return (
         worker.name,
-        state,
+        f"{state}, {stuck} stuck" if stuck else state,
         ago(worker.heartbeat_age_seconds),
         f"{worker.in_flight}/{worker.slots}",
         str(worker.waiting),

@@ -28,7 +28,7 @@ from agent_bus.questions import (
     summarize,
 )
 from tests.waiting import async_wait_until as until
-from worker_service.agents.base import Run, Verdict, Wish
+from worker_service.agents.base import Run, StopCause, Verdict, Wish
 from worker_service.metrics import Metrics
 from worker_service.questions.asking import Asking, AskingSettings
 from worker_service.questions.places import NoPlace
@@ -259,3 +259,17 @@ async def test_what_the_dead_asked_is_withdrawn_and_what_the_living_ask_is_not()
     assert scene.place.questions[ID].state is QuestionState.WITHDRAWN
     assert scene.place.questions["q-ffffffffffffffff"].is_open
     assert ID in scene.place.answers
+
+
+@pytest.mark.parametrize("cause", [None, *StopCause])
+async def test_each_end_of_a_run_says_why_its_question_is_withdrawn(cause: StopCause | None) -> None:
+    scene = Scene()
+    run = scene.run()
+    asking = asyncio.create_task(scene.ask(run))
+    await until(lambda: scene.asking.open == 1)
+    run.stop_cause = cause
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    (question,) = scene.place.questions.values()
+    assert (question.state, bool(question.reason)) == (QuestionState.WITHDRAWN, True)
+    assert scene.events[-1] == ("permission_withdrawn", {"question_id": question.question_id, "why": question.reason})

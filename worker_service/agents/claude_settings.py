@@ -81,7 +81,9 @@ def deny_rules(
     for directory in (*machinery(layout), *_places([_SECRETS])):
         # Two slashes begin an absolute path; one would mean the folder of the settings file.
         yield from (f"{tool}(/{directory}/**)" for tool in _FILE_TOOLS)
-    for file in (hook_rules, *_places(secrets)):
+    # Claude Code's own login; it reads that itself, not by a tool.
+    login = [Path(home) / ".claude" / ".credentials.json"] if home else []
+    for file in (hook_rules, *_places([*secrets, *login])):
         yield from (f"{tool}(/{file})" for tool in _FILE_TOOLS)
     folders = [workspace / ".claude", *([Path(home) / ".claude"] if home else [])]
     for folder in folders:
