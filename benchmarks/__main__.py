@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import claude, control, files, hooks, over_redis, supervision
+from benchmarks import claude, control, files, hooks, over_redis, questions, supervision
 from benchmarks.orchestrator_rows import measure_orchestrator
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
 from benchmarks.peers.processes import PeerError
@@ -178,6 +178,25 @@ def measure_hooks(scale: Scale) -> list[Row]:
     ]
 
 
+def measure_questions(scale: Scale) -> list[Row]:
+    """Measure the way of a permission to a person and back."""
+    told = questions.questions(scale.questions)
+    return [
+        Row(
+            "a permission asked → on the API's event stream",
+            "p95 ≤ 500 ms",
+            f"p50 {told.shown.p50_ms:.0f} ms, p95 {told.shown_p95_ms:.0f} ms",
+            told.shown_p95_ms <= 500,
+        ),
+        Row(
+            "approved over HTTP → the tool runs",
+            "",
+            f"p50 {told.ran.p50_ms:.0f} ms, p95 {told.ran_p95_ms:.0f} ms",
+            None,
+        ),
+    ]
+
+
 def measure_supervision(scale: Scale) -> list[Row]:
     """Measure the watch over running tasks."""
     delays = supervision.detection_delays(scale.stuck_after_s)
@@ -263,7 +282,10 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parts_there = ("files", "control", "redis", "claude", "hooks", "supervision", "worktrees", "orchestrator", "peers")
+    parts_there = (
+        *("files", "control", "redis", "claude", "hooks", "questions", "supervision", "worktrees"),
+        *("orchestrator", "peers"),
+    )
     parser.add_argument("--only", choices=parts_there, help="one part alone")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args()
@@ -286,6 +308,8 @@ def main() -> None:
             parts["claude"] = lambda: measure_claude(scale)
         if options.only in (None, "hooks"):
             parts["hooks"] = lambda: measure_hooks(scale)
+        if options.only in (None, "questions"):
+            parts["questions"] = lambda: measure_questions(scale)
         if options.only in (None, "worktrees"):
             parts["worktrees"] = lambda: measure_worktrees(scale)
         if options.only in (None, "supervision"):

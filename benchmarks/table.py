@@ -32,6 +32,7 @@ class Scale:
     claude_tasks: int = 120
     hook_calls: int = 80
     hook_rounds: int = 5
+    questions: int = 60
     stuck_after_s: float = 60.0
     healthy_rounds: int = 4
     watched_tasks: int = 50
@@ -59,6 +60,7 @@ QUICK = Scale(
     claude_tasks=24,
     hook_calls=40,
     hook_rounds=2,
+    questions=15,
     stuck_after_s=10.0,
     healthy_rounds=1,
     watched_tasks=20,

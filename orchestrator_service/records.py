@@ -235,6 +235,8 @@ class WorkerRecord(BaseModel):
     spent_today_usd: float
     reserved_usd: float
     budget_usd: float | None
+    open_questions: int = 0
+    """Questions of its agents that wait for a person."""
     instances: list[WorkerInstance]
 
 

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator_service.cli import api_commands, backup_commands, field_commands, worktree_commands
+from orchestrator_service.cli import (
+    api_commands,
+    backup_commands,
+    field_commands,
+    question_commands,
+    worktree_commands,
+)
 from orchestrator_service.cli.options import (
     Agent,
     Api,
@@ -253,6 +259,7 @@ def watch(
 
 
 api_commands.register(app)
+question_commands.register(app)
 backup_commands.register(app)
 field_commands.register(app)
 worktree_commands.register(app)

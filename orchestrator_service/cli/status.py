@@ -140,9 +140,12 @@ def _cells(state: WorkerState) -> dict[str, str]:
 def _status_words(state: WorkerState, beat: Heartbeat) -> str:
     if state.status == "paused" and beat.parked_until is not None:
         return f"paused until {beat.parked_until.astimezone():%H:%M}"
+    told = [state.status]
     if state.stuck:
-        return f"{state.status}, {len(state.stuck)} stuck"
-    return state.status
+        told.append(f"{len(state.stuck)} stuck")
+    if beat.open_questions:
+        told.append(f"asks {beat.open_questions}")
+    return ", ".join(told)
 
 
 def _running(tasks: tuple[str, ...], stuck: tuple[str, ...], slots: int) -> str:
