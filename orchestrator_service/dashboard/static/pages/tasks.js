@@ -120,6 +120,7 @@ export function tasksPage(_, { go, title }) {
 
   async function read() {
     const mine = (generation += 1);
+    cursor = null;
     reading?.abort();
     reading = new AbortController();
     try {
