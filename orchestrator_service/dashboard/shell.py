@@ -10,6 +10,8 @@ from orchestrator_service.dashboard.assets import Assets
 
 _PAGES: Final = re.compile(r"/(?:tasks(?:/[^/]+)?|goals(?:/[^/]+)?|inbox|usage|login)?")
 
+_NO_PAGES: Final = ("/api/", "/mcp", "/rendered/", "/session")
+
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -38,6 +40,11 @@ SECURITY_HEADERS: Final = {
 def is_page(path: str) -> bool:
     """Tell whether an address is one of the dashboard's pages."""
     return _PAGES.fullmatch(path) is not None
+
+
+def wants_page(method: str, path: str, accept: str) -> bool:
+    """Tell whether a person's browser asks for a page, at an address that may lead nowhere."""
+    return method == "GET" and "text/html" in accept and not path.startswith(_NO_PAGES)
 
 
 def shell(assets: Assets, version: str) -> bytes:
