@@ -157,8 +157,8 @@ def plant(team: Team) -> str:
     """Write what a hostile model could write, in every place that a worker writes; returns the task."""
     task_id = team.submit(EVIL_MARKDOWN, title=EVIL[:200], worker="eve", session=EVIL[:200], model="<b>x</b>")
     shared = team.shared
-    wire = next(path for path in (shared / "triggers" / "eve").glob("*.trigger"))
-    wire.unlink()
+    # Its question would be withdrawn with its end.
+    asking = team.submit(EVIL, title=EVIL[:200], worker="eve")
     journal = EventJournal(shared / "events" / "eve", worker="eve", task_id=task_id)
     for event, data in (
         ("session", {"session_id": EVIL, "model": EVIL, "cwd": EVIL}),
@@ -175,7 +175,7 @@ def plant(team: Team) -> str:
     QuestionFiles(shared / "questions" / "eve").put(
         Question(
             question_id="q-0123456789abcdef",
-            task_id=task_id,
+            task_id=asking,
             worker="eve",
             instance="i",
             tool=EVIL[:60],
