@@ -75,6 +75,9 @@ CMD ["orchestrator"]
 
 FROM runtime AS worker
 RUN --mount=type=secret,id=ca_bundle /usr/local/sbin/install-packages bubblewrap git procps
+# The root of a volume may belong to somebody else who lets user 1000 write, as on Kubernetes, where it is root's. Git
+# would refuse a repository there.
+RUN git config --system --add safe.directory /workspace
 COPY --from=build /opt/codehornets /opt/codehornets
 ARG VERSION=0
 ARG REVISION=unknown

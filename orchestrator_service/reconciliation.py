@@ -186,7 +186,7 @@ class Reconciler:
         begun = time.time()
         since = await self._core.database.read(_scanned_until)
         found = await asyncio.get_running_loop().run_in_executor(None, results_since, self._results, since)
-        unknown = await self._core.database.read(lambda connection: _unknown(connection, found))
+        unknown = await self._core.database.read(lambda connection: _unknown(connection, found, self._results))
         broken: list[str] = []
         for worker, wire_id in unknown:
             result = await transport.result(worker, wire_id)
@@ -231,16 +231,30 @@ def results_since(results: Path, since: float) -> list[tuple[str, str]]:
     return found
 
 
-def _unknown(connection: sqlite3.Connection, found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    known: set[str] = set()
+def _unknown(connection: sqlite3.Connection, found: list[tuple[str, str]], results: Path) -> list[tuple[str, str]]:
+    """Return those that the ledger has not, or has an older one of: a try that a person had run anew."""
+    known: dict[str, float | None] = {}
     for start in range(0, len(found), _CHUNK):
         names = [wire_id for _, wire_id in found[start : start + _CHUNK]]
         marks = ", ".join("?" * len(names))
         rows = connection.execute(
-            f"SELECT wire_id FROM runs WHERE ended_at IS NOT NULL AND wire_id IN ({marks})", names
+            "SELECT wire_id, CASE status WHEN 'failed' THEN ended_at END FROM runs"
+            f" WHERE ended_at IS NOT NULL AND wire_id IN ({marks})",
+            names,
         )
-        known.update(wire_id for (wire_id,) in rows)
-    return [(worker, wire_id) for worker, wire_id in found if wire_id not in known]
+        known.update(rows)
+    return [
+        (worker, wire_id)
+        for worker, wire_id in found
+        if wire_id not in known or _is_newer(results / worker / f"{wire_id}{TASK_SUFFIX}", known[wire_id])
+    ]
+
+
+def _is_newer(path: Path, moment: float | None) -> bool:
+    try:
+        return moment is not None and path.stat().st_mtime > moment
+    except OSError:
+        return False
 
 
 def _scanned_until(connection: sqlite3.Connection) -> float:

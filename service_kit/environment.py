@@ -32,6 +32,9 @@ SECRET_VARIABLES: Final = (
 """Each may come as `X_FILE` naming a file that holds it; none is ever shown."""
 
 
+_FILE_VARIABLES: Final = (*(f"{variable}_FILE" for variable in SECRET_VARIABLES), "REDIS_PASSWORD_FILE")
+
+
 class SettingsError(Exception):
     """A setting is wrong; the text is one sentence with the variable, its value and what is allowed."""
 
@@ -55,6 +58,11 @@ def with_secrets_from_files(environ: Mapping[str, str]) -> dict[str, str]:
                 f"{variable}_FILE is {path!r}, which cannot be read ({reason}); name a readable file."
             ) from error
     return merged
+
+
+def secret_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the files that the environment names as those of secrets, whether they are there or not."""
+    return tuple(Path(environ[name]).absolute() for name in _FILE_VARIABLES if environ.get(name))
 
 
 class Environment:

@@ -26,6 +26,7 @@ from service_kit.environment import (
     positive,
     program,
     redis_url,
+    secret_files,
     shell_words,
     switch,
     usual_owners,
@@ -151,6 +152,8 @@ class WorkerSettings:
     """`REDIS_LEASE`: a task whose worker has not renewed it for this long is another one's to take."""
     hooks_config: Path = Path()
     """`HOOKS_CONFIG`: the file of hook rules; where there is none, no event becomes a trigger."""
+    secret_files: tuple[Path, ...] = ()
+    """Files that hold secrets: the agents are kept from them."""
     hook_token: str | None = field(default=None, repr=False)
     """`HOOK_TOKEN`: what a request to `/hooks` must carry; None makes a random one for this process alone."""
     hook_timeout_s: float = 5.0
@@ -171,6 +174,7 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
     Raises:
         SettingsError: a value is wrong or missing.
     """
+    secrets = secret_files(environ)
     environ = with_secrets_from_files(environ)
     read = Environment(environ)
     name = read.value("WORKER_NAME", worker_name, _WORKER_NAMES, None, given=worker)
@@ -216,6 +220,7 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
         redis_url=redis,
         redis_lease_s=read.seconds("REDIS_LEASE", 30.0, at_least=1.0, at_most=3600.0),
         hooks_config=read.value("HOOKS_CONFIG", Path, "a file of hook rules", rules).absolute(),
+        secret_files=secrets,
         hook_token=read.value("HOOK_TOKEN", str, "any text", None),
         hook_timeout_s=read.seconds("HOOK_TIMEOUT", 5.0, at_least=0.1, at_most=600.0),
         log_level=read.value("LOG_LEVEL", log_level, "DEBUG, INFO, WARNING or ERROR", "INFO"),

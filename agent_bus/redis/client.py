@@ -16,9 +16,11 @@ from pydantic import ValidationError
 
 from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable
+from agent_bus.gates import GateNotice
 from agent_bus.messages import Heartbeat, Result, TaskStatus
 from agent_bus.redis.connection import explain, failures, make_blocking_client
 from agent_bus.redis.events import Subscription
+from agent_bus.redis.gate_keys import find_closed_gates, open_gate_in
 from agent_bus.redis.keys import CONTROL_ALL_CHANNEL, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
 from agent_bus.redis.survey import RedisBacklog, find_heartbeats, find_state, find_workers, look_at_queue
 from agent_bus.redis.url import RedisAddress, RedisKind
@@ -170,6 +172,18 @@ class RedisClient:
             while True:
                 if (heard := subscription.next(_LONGEST_BLOCK_S)) is not None:
                     yield heard
+
+    # -- gates
+
+    def closed_gates(self) -> dict[str, GateNotice]:
+        """Return the notices of the gates that are closed, by id."""
+        with self._explained():
+            return find_closed_gates(self._redis)
+
+    def open_gate(self, gate_id: str, notice: GateNotice, by: str) -> None:
+        """Open a gate before its time, and tell everybody."""
+        with self._explained():
+            open_gate_in(self._redis, gate_id, notice, by)
 
     # -- dead letters
 

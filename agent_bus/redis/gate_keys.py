@@ -1,16 +1,27 @@
-"""The gates that Redis shows, for those who are no workers: which are closed, and the end of a wait."""
+"""The gates that Redis shows: which are closed, and the end of a wait before its time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from agent_bus.gates import GateNotice, is_gate_id
 from agent_bus.redis import keys as redis_keys
-from agent_bus.redis.caller import RedisCaller
-from agent_bus.redis.shared_gate import opening
+
+if TYPE_CHECKING:
+    from agent_bus.redis.caller import RedisCaller
+
+OPENED_BY: Final = "opened_by"
+"""The field that makes a notice one of an opening."""
+
+
+def opening(gate_id: str, notice: GateNotice, by: str) -> bytes:
+    """Return the message that a gate is open before its time. Older workers take it for a notice that is over."""
+    told = {"fingerprint": gate_id, "until": datetime.fromtimestamp(0, UTC), OPENED_BY: by}
+    return notice.model_copy(update=told).model_dump_json().encode()
 
 
 class RedisGates:

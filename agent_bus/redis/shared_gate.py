@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,18 +24,12 @@ from agent_bus.errors import QueueUnavailable
 from agent_bus.gates import Gate, GateNotice, open_gate
 from agent_bus.redis import keys as redis_keys
 from agent_bus.redis.caller import RedisCaller
+from agent_bus.redis.gate_keys import OPENED_BY, opening
 from agent_bus.redis.scripts import script
 
 log = logging.getLogger(__name__)
 
 _RETRY_S: Final = 1.0
-_OPENED_BY: Final = "opened_by"
-
-
-def opening(gate_id: str, notice: GateNotice, by: str) -> bytes:
-    """Return the message that a gate is open before its time. Older workers take it for a notice that is over."""
-    told = {"fingerprint": gate_id, "until": datetime.fromtimestamp(0, UTC), _OPENED_BY: by}
-    return notice.model_copy(update=told).model_dump_json().encode()
 
 
 class SharedGate(Gate):
@@ -108,7 +102,7 @@ class SharedGate(Gate):
             return
         told = notice.model_extra or {}
         if told.get("fingerprint") == self.gate_id:
-            self._take(notice) if _OPENED_BY not in told else self._opened()
+            self._take(notice) if OPENED_BY not in told else self._opened()
 
     def read_again(self) -> None:
         """Look at Redis, because messages may have been missed."""

@@ -11,4 +11,7 @@ k8s-diff:  ## show what that would change (OVERLAY=…)
 helm-lint: $(CHECKS)/.made  ## check the chart, with the values of each transport
 	@CHECKS="$(CHECKS)" deploy/helm/lint.sh
 
-.PHONY: k8s-apply k8s-diff helm-lint
+snapshots: $(VENV)/.test $(CHECKS)/.made  ## renew what the chart has copied and what the tests keep of rendered manifests
+	@UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest --quiet tests/deploy/test_kubernetes.py -k "copies or kept"
+
+.PHONY: k8s-apply k8s-diff helm-lint snapshots

@@ -22,13 +22,15 @@ from orchestrator_service.cli.where import Where
 
 goals_app = typer.Typer(help="The goals that were given, newest first; look at one, or cancel it.")
 schedules_app = typer.Typer(help="Tasks that recur.")
+gates_app = typer.Typer(help="The limits that hold workers back now.")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (goal, graph, tasks, task, retry, pause, resume, top, budget):
+    for command in (goal, graph, tasks, task, retry, pause, resume, top, budget, usage):
         app.command()(command)
     app.add_typer(goals_app, name="goals")
+    app.add_typer(gates_app, name="gates")
     app.add_typer(schedules_app, name="schedules")
 
 
@@ -182,6 +184,57 @@ def budget(
     from orchestrator_service.cli import holding
 
     return holding.budget(where=Where(shared_dir=shared_dir, api=api, token_file=token_file), as_json=json)
+
+
+def usage(
+    by: Annotated[str, typer.Option(metavar="WHAT", help="day, worker, goal, task or model.")] = "day",
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="From the day of this moment on.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="WHEN", help="Up to this moment.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="Rows at most.")] = 30,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+) -> int:
+    """Show cost and tokens, and what is left of the budgets."""
+    from orchestrator_service.cli import usage as command
+
+    where = Where(shared_dir=shared_dir, api=api, token_file=token_file)
+    return command.usage(by=by, since=since, until=until, limit=limit, where=where, as_json=json)
+
+
+@gates_app.callback(invoke_without_command=True)
+def gates(
+    context: typer.Context,
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+) -> int | None:
+    """The limits that hold workers back now: why, until when, and how many tasks wait."""
+    if context.invoked_subcommand is not None:
+        return None
+    from orchestrator_service.cli import gates as command
+
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file)
+    return command.list_gates(where=where, as_json=json)
+
+
+@gates_app.command("open")
+def gates_open(
+    gate_id: Annotated[str, typer.Argument(metavar="ID")],
+    json: AsJson = False,
+    shared_dir: SharedDir = None,
+    redis: Redis = None,
+    api: Api = None,
+    token_file: TokenFile = None,
+) -> int:
+    """End a wait now; parked tasks go on. If the limit still holds, the gate closes again."""
+    from orchestrator_service.cli import gates as command
+
+    where = Where(shared_dir=shared_dir, redis=redis, api=api, token_file=token_file)
+    return command.open_one(gate_id, where=where, as_json=json)
 
 
 GoalId = Annotated[str, typer.Argument(metavar="ID")]

@@ -93,7 +93,7 @@ def follow(place: ApiPlace, goal_id: str, *, give_up_after_s: float | None, as_j
 def _in_short(goal: GoalRecord) -> str:
     state = goal.state.value.replace("_", " ")
     reason = f": {harmless(goal.error.message).rstrip('.')}" if goal.error is not None else ""
-    return f"{state}{reason}, {len(goal.task_ids)} tasks, {money(goal.cost_usd)}"
+    return f"{state}{reason}, {len(goal.task_ids)} tasks, {money(goal.cost_usd, goal.notional_cost_usd)}"
 
 
 async def _follow(place: ApiPlace, goal_id: str, give_up_after_s: float | None) -> GoalRecord:
@@ -164,7 +164,7 @@ def list_goals(*, where: Where, limit: int, as_json: bool) -> int:
                 each.state.value.replace("_", " "),
                 since(each.submitted_at),
                 str(len(each.task_ids)),
-                money(each.cost_usd),
+                money(each.cost_usd, each.notional_cost_usd),
                 each.goal,
             )
             for each in found
@@ -188,7 +188,7 @@ def show_goal(goal_id: str, *, where: Where, as_json: bool) -> int:
         ("error", None if found.error is None else found.error.message),
         ("asked by", f"{found.submitted_by}, {clock(found.submitted_at)}"),
         ("ended", None if found.ended_at is None else clock(found.ended_at)),
-        ("cost", money(found.cost_usd)),
+        ("cost", money(found.cost_usd, found.notional_cost_usd)),
         ("tasks", ", ".join(found.task_ids) or "none"),
     ]
     for name, text in facts:

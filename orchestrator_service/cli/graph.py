@@ -163,7 +163,14 @@ def _row(task: TaskSummary) -> tuple[str, ...]:
     if task.started_at is not None and task.ended_at is not None:
         took = f"{(task.ended_at - task.started_at).total_seconds():.1f} s"
     about = task.error.message if task.error is not None else task.title or ""
-    return task.task_id, task.state.value.replace("_", " "), task.worker or "-", took, money(task.cost_usd), about
+    return (
+        task.task_id,
+        task.state.value.replace("_", " "),
+        task.worker or "-",
+        took,
+        money(task.cost_usd, task.notional_cost_usd),
+        about,
+    )
 
 
 @contextmanager

@@ -54,8 +54,16 @@ def clock(moment: datetime | None) -> str:
     return "-" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def money(amount: float | None) -> str:
-    """Return US dollars, to the cent or as small as they are; empty for None."""
+def money(amount: float | None, notional: float | None = None) -> str:
+    """Return US dollars, to the cent or as small as they are; empty for None.
+
+    Args:
+        amount: All of them.
+        notional: Those of them that a subscription covers, which is said.
+    """
     if amount is None:
         return ""
-    return f"${amount:.2f}" if amount == 0 or amount >= 0.01 else f"${amount:.4f}"
+    text = f"${amount:.2f}" if amount == 0 or amount >= 0.01 else f"${amount:.4f}"
+    if not notional:
+        return text
+    return f"≈ {text} notional" if notional >= amount - 1e-9 else f"{text} (≈ {money(notional)} notional)"

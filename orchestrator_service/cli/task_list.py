@@ -19,7 +19,7 @@ from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
     from orchestrator_service.client.calls import ApiPlace
-    from orchestrator_service.records import TaskRecord, TaskSummary
+    from orchestrator_service.records import TaskRecord, TaskSummary, TryRecord
 
 _LARGEST_PAGE: Final = 500
 _FILE_STATES: Final = ("waiting", "running", "completed", "failed", "timed_out", "cancelled")
@@ -92,7 +92,7 @@ def _row(task: TaskSummary) -> tuple[str, ...]:
         task.worker or _route(task),
         since(task.submitted_at),
         _took(task),
-        money(task.cost_usd),
+        money(task.cost_usd, task.notional_cost_usd),
         about,
     )
 
@@ -171,7 +171,7 @@ def _in_lines(task: TaskRecord) -> list[str]:
         ("schedule", task.schedule),
         ("asked by", f"{task.submitted_by} ({task.origin})" + (f", for {task.parent}" if task.parent else "")),
         ("deadline", None if task.deadline is None else clock(task.deadline)),
-        ("cost", money(task.cost_usd) or None),
+        ("cost", money(task.cost_usd, task.notional_cost_usd) or None),
         ("prompt", " ".join(task.description.split())),
     ]
     lines = [f"{name:<9} {_cut(text)}" for name, text in facts if text is not None]
@@ -187,7 +187,7 @@ def _timeline(task: TaskRecord) -> list[tuple[str, str]]:
             (run.started_at, f"{try_words}: begun"),
         ]
         why = "" if run.error is None else f": {run.error.message}"
-        price = f" ({money(run.cost_usd)})" if run.cost_usd is not None else ""
+        price = _price(run)
         moments.append((run.ended_at, f"{try_words}: {(run.status or 'ended').replace('_', ' ')}{price}{why}"))
     moments += [
         (task.cancel_requested_at, "its end was asked for"),
@@ -197,6 +197,12 @@ def _timeline(task: TaskRecord) -> list[tuple[str, str]]:
     # A stable order: what happened in one moment stays in the order of a task's life.
     there = sorted((each for each in moments if each[0] is not None), key=lambda each: each[0])
     return [(clock(moment), _cut(what)) for moment, what in there]
+
+
+def _price(run: TryRecord) -> str:
+    if run.cost_usd is None:
+        return ""
+    return f" ({money(run.cost_usd, run.cost_usd if run.cost_is_notional else None)})"
 
 
 def _cut(text: str) -> str:
@@ -218,7 +224,7 @@ def _task_by_files(task_id: str, shared: Path, as_json: bool) -> int:
             ("error", None if result.error is None else f"{result.error.kind}: {result.error.message}"),
             ("worker", result.worker),
             ("attempts", str(result.attempts)),
-            ("cost", money(result.cost_usd) or None),
+            ("cost", money(result.cost_usd, result.cost_usd if result.cost_is_notional else None) or None),
             ("ended", clock(result.completed_at)),
             ("took", f"{result.duration_seconds:.1f} s"),
         ]

@@ -154,4 +154,11 @@ def _running(task: TaskSummary, at: datetime) -> tuple[str, ...]:
 def _ended(task: TaskSummary, at: datetime) -> tuple[str, ...]:
     age = ago((at - task.ended_at).total_seconds()) if task.ended_at is not None else "-"
     about = task.error.message if task.error is not None else task.title or ""
-    return task.task_id, task.state.value.replace("_", " "), task.worker or "-", age, money(task.cost_usd), about
+    return (
+        task.task_id,
+        task.state.value.replace("_", " "),
+        task.worker or "-",
+        age,
+        money(task.cost_usd, task.notional_cost_usd),
+        about,
+    )

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from agent_bus.heartbeats import is_alive, read_heartbeat
+from orchestrator_service.accounts import GateRecord, Usage
 from orchestrator_service.errors import FieldProblem
 from orchestrator_service.records import (
     Budget,
@@ -294,6 +295,21 @@ def answer_question(question_id: str, *, allow: bool, reason: str | None = None)
 def budget() -> Call[Budget]:
     """Tell what may be spent today and what is."""
     return _get("/budget", Budget)
+
+
+def usage(query: Sequence[tuple[str, str]] = ()) -> Call[Usage]:
+    """Tell cost and tokens; the query as `GET /usage` has it."""
+    return _get("/usage", Usage, query)
+
+
+def gates() -> Call[list[GateRecord]]:
+    """Tell the gates that are closed."""
+    return _get("/gates", list[GateRecord])
+
+
+def open_gate(gate_id: str) -> Call[GateRecord]:
+    """End the wait behind a gate."""
+    return _post(f"/gates/{segment(gate_id)}/open", GateRecord)
 
 
 def invariants() -> Call[list[Invariant]]:

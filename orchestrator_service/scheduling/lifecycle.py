@@ -154,6 +154,20 @@ def try_again(step: Step, row: Row) -> None:
         raise Conflict(
             f"Task {row.task_id} has cost ${cost:.2f} of the ${reserve:.2f} that it may cost; hand in a new one."
         )
+    for task in _reopen(step, row):
+        _go_on(step, task)
+
+
+def complete_after_all(step: Step, row: Row) -> None:
+    """End a task as completed that had ended otherwise: those that failed because of it come back, and go on."""
+    revived = _reopen(step, row)
+    for task in revived:
+        if task.seq != row.seq:
+            _go_on(step, task)
+    end(step, get(step.connection, row.seq), TaskState.COMPLETED)
+
+
+def _reopen(step: Step, row: Row) -> list[Row]:
     revived = _revived(step.connection, row)
     for task in revived:
         step.connection.execute(
@@ -164,16 +178,29 @@ def try_again(step: Step, row: Row) -> None:
         )
         step.set_state(task.seq, task.lane, task.state, TaskState.BLOCKED)
         step.happened("task_retrying", {"by_hand": True}, task_id=task.task_id, goal_id=task.goal_id)
-    # What each of them waits for is known only when all of them are open again.
+    # What waits for others as well had taken an end that does not hold for one that does.
     for task in revived:
-        (unmet,) = step.connection.execute(
-            "UPDATE tasks SET unmet = (SELECT COUNT(*) FROM dependencies AS d JOIN tasks AS t ON t.seq = d.needs"
-            " WHERE d.seq = tasks.seq AND NOT (t.state = 'completed'"
-            " OR (t.ended_at IS NOT NULL AND t.on_failure = 'continue'))) WHERE seq = ? RETURNING unmet",
+        step.connection.execute(
+            f"UPDATE tasks SET unmet = {_UNMET} WHERE state = 'blocked'"
+            " AND seq IN (SELECT d.seq FROM dependencies AS d WHERE d.needs = ?)",
             (task.seq,),
-        ).fetchone()
-        if not unmet:
-            release(step, get(step.connection, task.seq))
+        )
+    return revived
+
+
+_UNMET: Final = (
+    "(SELECT COUNT(*) FROM dependencies AS d JOIN tasks AS t ON t.seq = d.needs WHERE d.seq = tasks.seq"
+    " AND NOT (t.state = 'completed' OR (t.ended_at IS NOT NULL AND t.on_failure = 'continue')))"
+)
+
+
+def _go_on(step: Step, task: Row) -> None:
+    # What it waits for is known only now that all of them are open again.
+    (unmet,) = step.connection.execute(
+        f"UPDATE tasks SET unmet = {_UNMET} WHERE seq = ? RETURNING unmet", (task.seq,)
+    ).fetchone()
+    if not unmet:
+        release(step, get(step.connection, task.seq))
 
 
 def _revived(connection: sqlite3.Connection, row: Row) -> list[Row]:

@@ -11,6 +11,7 @@ from orchestrator_service.orders import RetryPolicy
 from orchestrator_service.records import TaskState
 from orchestrator_service.scheduling.lifecycle import Row, end, find, get, release
 from orchestrator_service.scheduling.planner import compose
+from orchestrator_service.scheduling.replays import begin_replayed, is_replayed, judge_replayed
 from orchestrator_service.scheduling.retries import is_worth_a_retry, pause_s
 from orchestrator_service.scheduling.routing import lane_of
 from orchestrator_service.scheduling.step import Step
@@ -36,6 +37,8 @@ def settle(step: Step, heard: HeardResult) -> None:
         return
     seq, number, worker, started_at, ended_at, reserved, budget_day = run
     if ended_at is not None:
+        if is_replayed(step, result):
+            _take_up(step, heard, seq)
         return
     row = get(step.connection, seq)
     cost = _cost(result, reserved)
@@ -55,6 +58,24 @@ def settle(step: Step, heard: HeardResult) -> None:
     if result.worker != worker:
         step.happened("result_from_another_worker", {"expected": worker}, task_id=row.task_id, worker=result.worker)
     _judge(step, row, result, number)
+
+
+def _take_up(step: Step, heard: HeardResult, seq: int) -> None:
+    """Take the result of a try that a person had run anew for the last word on its task."""
+    result = heard.result
+    begin_replayed(step, result, seq)
+    started = None if result.started_at is None else result.started_at.timestamp()
+    _close_run(step, heard, started, result.cost_usd)
+    step.book.touched = True
+    if step.book.day_of(step.now) == step.book.day:
+        step.book.spent[result.worker] += result.cost_usd or 0.0
+    step.connection.execute(
+        "UPDATE tasks SET cost_usd = CASE WHEN ? IS NULL THEN cost_usd ELSE COALESCE(cost_usd, 0) + ? END"
+        " WHERE seq = ?",
+        (result.cost_usd, result.cost_usd, seq),
+    )
+    judge_replayed(step, get(step.connection, seq), result)
+    step.connection.execute("UPDATE tasks SET started_at = COALESCE(?, started_at) WHERE seq = ?", (started, seq))
 
 
 def _cost(result: Result, reserved: float | None) -> float | None:

@@ -127,6 +127,50 @@ async def test_what_a_shell_command_sees(
     assert ("without the agent's key" in line) is (isolation == "on")
 
 
+@pytest.mark.parametrize("isolation", ["off", pytest.param("on", marks=needs_isolation)])
+async def test_files_of_secrets_are_denied(
+    api: MessagesApi, settings_of: Settings, client: Client, tmp_path: Path, isolation: str
+) -> None:
+    # As Kubernetes mounts them: a link to a link to the file.
+    folder = tmp_path / "secrets"
+    (folder / "..1").mkdir(parents=True)
+    (folder / "..1" / "token").write_text("PLUGH-1")
+    (folder / "..data").symlink_to("..1")
+    (folder / "token").symlink_to("..data/token")
+    (tmp_path / "password").write_text("PLUGH-2")
+    login = tmp_path / "home" / ".claude" / ".credentials.json"
+    login.parent.mkdir(exist_ok=True)
+    login.write_text('{"note": "PLUGH-3"}')
+    denied = [
+        ("Read", {"file_path": str(folder / "token")}),
+        ("Read", {"file_path": str(folder / "..1" / "token")}),
+        ("Bash", {"command": f"cat {folder / 'token'}"}),
+        ("Read", {"file_path": str(tmp_path / "password")}),
+        ("Read", {"file_path": str(login)}),
+        ("Bash", {"command": f"cat {login}"}),
+    ]
+    programs = [
+        f"python3 -c \"print(open('{path}').read())\"" for path in (folder / "token", tmp_path / "password", login)
+    ]
+    calls = [*denied, *(("Bash", {"command": program}) for program in programs), ("Bash", {"command": "echo works"})]
+    api.when("spy", *(tool_use(name, given) for name, given in calls), reply("tried"))
+    settings = settings_of(
+        HOOK_TOKEN_FILE=str(folder / "token"),
+        REDIS_PASSWORD_FILE=str(tmp_path / "password"),
+        ALLOWED_TOOLS=TOOLS,
+        AGENT_ISOLATION=isolation,
+    )
+    async with open_worker(settings):
+        client.submit("t1", "spy")
+        await until(client.has_result("t1"), 60)
+    came = outcomes(api, "spy")
+    assert [bool(block.get("is_error")) for block in came[:6]] == [True] * 6, came
+    assert "PLUGH" not in json.dumps(came[:6])
+    # A program that opens the file by itself is kept from it by isolation alone.
+    assert ["PLUGH" in json.dumps(block) for block in came[6:9]] == [isolation == "off"] * 3, came[6:9]
+    assert "works" in json.dumps(came[9])
+
+
 @needs_isolation
 async def test_with_isolation_no_program_gets_at_the_queue(
     api: MessagesApi, settings_of: Settings, client: Client

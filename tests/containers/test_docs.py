@@ -1,4 +1,4 @@
-"""The commands of docs/deployment.md and docs/quick-reference.md, run as they stand, in the order in which they stand.
+"""The commands of the guides for containers, run as they stand, in the order in which they stand.
 
 Each page has a clone and a team of its own. A section begins without what the one before has put into `.env`.
 """
@@ -22,7 +22,7 @@ from tests.docs_blocks import Block, blocks_of, prints
 from tests.integration.harness import REPOSITORY
 from tests.waiting import wait_until
 
-PAGES = ("deployment.md", "quick-reference.md")
+PAGES = ("deployment.md", "quick-reference.md", "upgrading.md")
 FOREGROUND = "composed: stopped first, in the foreground"
 WITH_BUNDLE = "composed: where the bundle is there"
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")

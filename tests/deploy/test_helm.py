@@ -63,6 +63,7 @@ _REFUSED: list[tuple[tuple[str, ...], str]] = [
     (("--set-json-workers", "marie,marie"), "workers: marie is there twice"),
     (("--set", "worker.replicas=many"), "worker.replicas: Invalid type. Expected: integer, given: string"),
     (("--set-string", "prometheus.enabled=true"), "prometheus.enabled: Invalid type. Expected: boolean"),
+    (("--set", "prometheus.labels.release=1"), "prometheus.labels.release: Invalid type. Expected: string"),
     (("--set", "prometheus.interval=15"), "prometheus.interval: Invalid type. Expected: string"),
     (("--set", "worker.storage.home.size=5"), "worker.storage.home.size: Invalid type. Expected: string"),
     (("--set", "worker.storage.home.accessMode=RWX"), "accessMode must be one of the following"),

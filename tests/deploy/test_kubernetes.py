@@ -51,18 +51,19 @@ def test_the_charts_files_are_copies_of_what_the_others_use() -> None:
         for path in (EXAMPLE_TEAM / folder).iterdir():
             pairs[copies / "team" / folder / path.name] = path
     pairs[copies / "team" / "team.toml"] = EXAMPLE_TEAM / "team.toml"
-    alerts = REPOSITORY / "deploy" / "monitoring" / "prometheusrule.yaml"
-    if alerts.exists():
-        pairs[copies / "prometheus" / "prometheusrule.yaml"] = alerts
+    monitoring = REPOSITORY / "deploy" / "monitoring"
+    pairs[copies / "prometheus" / "prometheusrule.yaml"] = monitoring / "prometheusrule.yaml"
+    for path in (monitoring / "grafana" / "dashboards").glob("*.json"):
+        pairs[copies / "prometheus" / "boards" / path.name] = path
     if os.environ.get("UPDATE_SNAPSHOTS"):
         for copied, original in pairs.items():
             copied.write_bytes(original.read_bytes())
     there = {path for path in copies.rglob("*") if path.is_file() and path.suffix != ".yaml"}
     assert there == {path for path in pairs if path.suffix != ".yaml"}
     for copied, original in pairs.items():
-        assert copied.read_bytes() == original.read_bytes(), f"{copied} differs; UPDATE_SNAPSHOTS=1 copies it"
-    listed = (copies / "kustomization.yaml").read_text()
-    assert all(str(path.relative_to(copies)) in listed for path in there if path.parent.name != "redis")
+        assert copied.read_bytes() == original.read_bytes(), f"{copied} differs; `make snapshots` copies it"
+    listed = "".join(path.read_text() for path in copies.rglob("kustomization.yaml"))
+    assert all(f"{path.parent.name}/{path.name}" in listed for path in there if path.parent.name != "redis")
 
 
 def check_snapshot(name: str, text: str) -> None:
@@ -72,7 +73,7 @@ def check_snapshot(name: str, text: str) -> None:
         path.write_text(text)
     kept = path.read_text() if path.exists() else ""
     difference = difflib.unified_diff(kept.splitlines(), text.splitlines(), str(name), "rendered now", lineterm="")
-    assert kept == text, "\n".join([*difference, "UPDATE_SNAPSHOTS=1 keeps this"])
+    assert kept == text, "\n".join([*difference, "`make snapshots` keeps this"])
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -238,7 +239,11 @@ def test_what_a_pod_refers_to_is_there_and_nothing_is_left_over(name: str) -> No
     secrets = {("Secret", one["metadata"]["name"]) for one in parse((KUSTOMIZE / "secrets.example.yaml").read_text())}
     assert wanted - there == wanted & secrets
     kinds = {"ConfigMap", "PersistentVolumeClaim", "ServiceAccount"}
-    assert {one for one in there if one[0] in kinds} <= wanted
+    # Boards are for Grafana.
+    boards = {
+        ("ConfigMap", one["metadata"]["name"]) for one in objects if "grafana_dashboard" in one["metadata"]["labels"]
+    }
+    assert {one for one in there - boards if one[0] in kinds} <= wanted
 
 
 @pytest.mark.parametrize("name", RENDERS)
@@ -250,6 +255,16 @@ def test_mounts_and_volumes_belong_together(name: str) -> None:
         for container in containers(pod):
             places = [mount["mountPath"] for mount in container.get("volumeMounts", [])]
             assert len(places) == len(set(places)), pod_name
+
+
+@pytest.mark.parametrize("name", RENDERS)
+def test_no_budget_holds_a_node(name: str) -> None:
+    budgets = of_kind(render(name), "PodDisruptionBudget")
+    assert len(budgets) == 4
+    for one in budgets:
+        assert one["spec"]["maxUnavailable"] == 1
+        # A limit of the model makes every replica not ready; without this none of them could be moved then.
+        assert one["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 @pytest.mark.parametrize("name", RENDERS)

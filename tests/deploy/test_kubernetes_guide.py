@@ -1,4 +1,4 @@
-"""docs/kubernetes.md: what needs no cluster is run, and what needs one names only what is there."""
+"""Commands for a cluster in the guides: what needs none is run, and what needs one names only what is there."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agent_bus import VERSION
 from tests.deploy.manifests import KUSTOMIZE, OVERLAYS, named, of_kind, parse, render, run_kubectl
 from tests.deploy.tools import REPOSITORY, TOOLS, said
 from tests.docs_blocks import Block, blocks_of, prints
 
 PAGE = REPOSITORY / "docs" / "kubernetes.md"
-_SHELL = [block for block in blocks_of(PAGE) if block.language == "bash"]
+_OTHER_PAGES = ("deployment.md", "quick-reference.md", "upgrading.md", "troubleshooting.md")
+"""They have commands of this kind among others; their own tests see to it that each block says who runs it."""
+_MARKERS = {"cluster", "needs a cluster", "run", "run: refused"}
+_OWN = [block for block in blocks_of(PAGE) if block.language == "bash"]
+_SHELL = [
+    *_OWN,
+    *(block for name in _OTHER_PAGES for block in blocks_of(PAGE.with_name(name)) if block.marker in _MARKERS),
+]
+_OF_CLUSTERS = [block for block in _SHELL if block.marker.endswith("cluster")]
 
 
 def test_every_block_of_commands_says_who_runs_it() -> None:
-    assert {block.marker for block in _SHELL} == {"cluster", "run", "run: refused"}
+    assert {block.marker for block in _OWN} == {"cluster", "run", "run: refused"}
+    assert {block.page for block in _OF_CLUSTERS} == {PAGE.name, *_OTHER_PAGES}
 
 
 @pytest.mark.parametrize("block", [block for block in _SHELL if block.marker.startswith("run")], ids=str)
@@ -40,7 +50,7 @@ def test_what_needs_no_cluster_is_run(block: Block) -> None:
         assert prints(block.output.strip("\n"), said(result)), said(result)
 
 
-@pytest.mark.parametrize("block", [block for block in _SHELL if block.marker == "cluster"], ids=str)
+@pytest.mark.parametrize("block", _OF_CLUSTERS, ids=str)
 def test_what_needs_a_cluster_names_what_is_there(block: Block) -> None:
     checked = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True, check=False, timeout=20)
     assert checked.returncode == 0, checked.stderr
@@ -54,6 +64,9 @@ def test_what_needs_a_cluster_names_what_is_there(block: Block) -> None:
     for label in re.findall(r"codehornets\.ai/[\w-]+", block.text):
         assert label in manifests
     assert set(re.findall(r"secret generic (\w+)", block.text)) <= {"model", "redis"}
+    assert set(re.findall(r"codehornets-ai/\w+:([\w.]+)", block.text)) <= {VERSION}
+    for key, value in re.findall(r"-l ([\w./-]+)=([\w-]+)", block.text):
+        assert f"{key}: {value}\n" in manifests, f"nothing has the label {key}={value}"
 
 
 def test_the_overlay_of_the_page_can_be_rendered(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.integration.harness import REPOSITORY, child_worker
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import wait_until
 
-PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md", "docs/redis.md", "docs/quick-reference.md")
+PAGES = ("README.md", "docs/tasks.md", "docs/hooks.md", "docs/redis.md", "docs/quick-reference.md", "docs/upgrading.md")
 FAR_PAGES = ("docs/redis.md",)
 """Their reader sits on a host that has Redis and no shared directory."""
 

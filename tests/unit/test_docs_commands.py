@@ -10,9 +10,10 @@ import pytest
 from tests.docs_blocks import Block, blocks_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "docs" / "deployment.md", REPOSITORY / "docs" / "quick-reference.md"]
+PAGES = [REPOSITORY / "docs" / name for name in ("deployment.md", "quick-reference.md", "upgrading.md")]
 RUN_BY_CONTAINER_TESTS = re.compile(r"composed(: .*)?")
 RUN_WITHOUT_CONTAINERS = re.compile(r"example")
+OF_CLUSTERS = re.compile(r"cluster|run")
 
 
 def _shell_blocks(page: Path) -> list[Block]:
@@ -24,18 +25,21 @@ def test_every_block_of_commands_says_who_runs_it(page: Path) -> None:
     blocks = _shell_blocks(page)
     assert blocks
     for block in blocks:
-        known = RUN_BY_CONTAINER_TESTS.fullmatch(block.marker) or RUN_WITHOUT_CONTAINERS.fullmatch(block.marker)
-        assert known, f"{block}: mark it <!-- composed --> or <!-- example -->, so that a test runs it"
+        ways = (RUN_BY_CONTAINER_TESTS, RUN_WITHOUT_CONTAINERS, OF_CLUSTERS)
+        known = any(way.fullmatch(block.marker) for way in ways)
+        assert known, f"{block}: mark it composed, example, run or cluster, so that a test runs it or looks at it"
 
 
 def test_those_that_run_them_look_at_these_pages() -> None:
     from tests.integration import test_docs_examples
 
     container_tests = (REPOSITORY / "tests" / "containers" / "test_docs.py").read_text()
+    cluster_tests = (REPOSITORY / "tests" / "deploy" / "test_kubernetes_guide.py").read_text()
     for page in PAGES:
         markers = {block.marker.partition(":")[0] for block in _shell_blocks(page)}
         assert "example" not in markers or f"docs/{page.name}" in test_docs_examples.PAGES
         assert "composed" not in markers or f'"{page.name}"' in container_tests
+        assert not markers & {"cluster", "run"} or f'"{page.name}"' in cluster_tests
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -81,6 +81,7 @@ class ClaudeSessions:
                 environment=self._environment,
                 workspace=profile.workspace,
                 hook_rules=self._settings.hooks_config,
+                secrets=self._settings.secret_files,
                 style=self._settings.claude.output_style,
             ),
             isolated=self._isolated,

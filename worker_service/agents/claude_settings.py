@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,9 @@ MACHINERY: Final = (
     "questions",
 )
 """Directories of the shared directory that no agent has any business in; its workspace may lie beside them."""
+
+_SECRETS: Final = Path("/run/secrets")
+"""Where deployments mount secrets as files."""
 
 _FILE_TOOLS: Final = ("Read", "Edit", "Write", "Glob", "Grep")
 _WRITING_TOOLS: Final = ("Edit", "Write")
@@ -57,16 +60,31 @@ def machinery(layout: WorkerLayout) -> list[Path]:
     return list(found)
 
 
-def deny_rules(layout: WorkerLayout, *, home: str | None, workspace: Path, hook_rules: Path) -> Iterator[str]:
-    """Yield the permission rules that keep an agent from the worker's machinery and from its own settings.
+def _places(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield each path that is there, and its real place where that is another one.
+
+    With isolation Claude Code would put something in the place of what is not there, which it may not be allowed to.
+    """
+    for path in paths:
+        if path.exists():
+            yield from dict.fromkeys((path, Path(os.path.realpath(path))))
+
+
+def deny_rules(
+    layout: WorkerLayout, *, home: str | None, workspace: Path, hook_rules: Path, secrets: Iterable[Path] = ()
+) -> Iterator[str]:
+    """Yield the permission rules that keep an agent from the worker's machinery, its secrets and its own settings.
 
     Claude Code holds its file tools to them, and the files that it finds named in a shell command. A program that a
     shell command starts is held to them only with isolation.
     """
-    for directory in machinery(layout):
+    for directory in (*machinery(layout), *_places([_SECRETS])):
         # Two slashes begin an absolute path; one would mean the folder of the settings file.
         yield from (f"{tool}(/{directory}/**)" for tool in _FILE_TOOLS)
-    yield from (f"{tool}(/{hook_rules})" for tool in _FILE_TOOLS)
+    # Claude Code's own login; it reads that itself, not by a tool.
+    login = [Path(home) / ".claude" / ".credentials.json"] if home else []
+    for file in (hook_rules, *_places([*secrets, *login])):
+        yield from (f"{tool}(/{file})" for tool in _FILE_TOOLS)
     folders = [workspace / ".claude", *([Path(home) / ".claude"] if home else [])]
     for folder in folders:
         for name in ("settings.json", "settings.local.json"):
@@ -74,7 +92,13 @@ def deny_rules(layout: WorkerLayout, *, home: str | None, workspace: Path, hook_
 
 
 def session_settings(
-    layout: WorkerLayout, *, environment: Mapping[str, str], workspace: Path, hook_rules: Path, style: str | None
+    layout: WorkerLayout,
+    *,
+    environment: Mapping[str, str],
+    workspace: Path,
+    hook_rules: Path,
+    secrets: Iterable[Path] = (),
+    style: str | None,
 ) -> str:
     """Return the JSON for `--settings`.
 
@@ -83,10 +107,11 @@ def session_settings(
         environment: What the agent sees; its HOME says where the user's settings are.
         workspace: Where the agent works.
         hook_rules: The file of hook rules.
+        secrets: Files that hold the worker's secrets.
         style: An output style; the name of one goes here, a file's text into the system prompt.
     """
     home = environment.get("HOME")
-    denied = list(deny_rules(layout, home=home, workspace=workspace, hook_rules=hook_rules))
+    denied = list(deny_rules(layout, home=home, workspace=workspace, hook_rules=hook_rules, secrets=secrets))
     settings: dict[str, Any] = {"permissions": {"deny": denied}}
     if style and not is_style_file(style):
         settings["outputStyle"] = style
