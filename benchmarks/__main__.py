@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import claude, control, files, hooks, over_redis
+from benchmarks.dashboard import measure_dashboard
 from benchmarks.orchestrator_rows import measure_orchestrator
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
 from benchmarks.peers.processes import PeerError
@@ -229,7 +230,7 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parts_there = ("files", "control", "redis", "claude", "hooks", "orchestrator", "peers")
+    parts_there = ("files", "control", "redis", "claude", "hooks", "orchestrator", "dashboard", "peers")
     parser.add_argument("--only", choices=parts_there, help="one part alone")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args()
@@ -254,6 +255,8 @@ def main() -> None:
             parts["hooks"] = lambda: measure_hooks(scale)
         if options.only in (None, "orchestrator"):
             parts["orchestrator"] = lambda: measure_orchestrator(scale)
+        if options.only in (None, "dashboard"):
+            parts["dashboard"] = lambda: measure_dashboard(quick=options.quick)
         rows: list[Row] = []
         for part in parts.values():
             rows += part()

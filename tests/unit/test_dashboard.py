@@ -214,9 +214,11 @@ def test_html_stays_text_and_pictures_are_named() -> None:
     assert "<script>y</script>" in json.dumps(tree) and "[image: cat]" in json.dumps(tree)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[" * 5000, "> " * 5000, "*" * 5000, "`" * 5000, "- " * 3000, "|" * 3000, "\0\ud800"]
-)
+STRANGE = {"nothing": "", "links": "[" * 5000, "quotes": "> " * 5000, "stars": "*" * 5000, "ticks": "`" * 5000}
+STRANGE |= {"lists": "- " * 3000, "bars": "|" * 3000, "surrogates": "\0\ud800"}
+
+
+@pytest.mark.parametrize("text", STRANGE.values(), ids=STRANGE)
 def test_no_text_is_too_strange(text: str) -> None:
     json.dumps(markdown_tree(text))
 

@@ -168,7 +168,7 @@ export function tasksPage(_, { go, title }) {
     typing = setTimeout(() => {
       wish.q = search.value.trim();
       changed();
-    }, 60);
+    }, 30);
   });
   state.addEventListener("change", () => {
     wish.state = state.value;
