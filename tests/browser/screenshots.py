@@ -11,6 +11,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _work(team: Team, model: MessagesApi) -> dict[str, str]:
         ("letter", "Write the newsletter", "fabien", ["page", "posts"]),
     ):
         ids = [first if need == "first" else rest[need] for need in needs]
-        hold = {"not_before": "2100-01-01T00:00:00Z"} if key == "page" else {}
+        hold = {"not_before": (datetime.now(UTC) + timedelta(minutes=20)).isoformat()} if key == "page" else {}
         rest[key] = team.submit(title, title=title, worker=worker, dependencies=ids, parent=first, **hold)
     team.wait_for(rest["posts"], "completed", 60)
     team.submit("Please refactor the booking module.", title="Refactor the booking module", worker="anga")
