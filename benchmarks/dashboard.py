@@ -14,8 +14,10 @@ from typing import Any
 
 from playwright.sync_api import Page
 
+from agent_bus import VERSION
 from agent_bus.events import EventJournal
-from agent_bus.messages import Event, utc_now
+from agent_bus.heartbeats import write_heartbeat
+from agent_bus.messages import Event, Heartbeat, WorkerStatus, utc_now
 from benchmarks.rig import DISK, p95_of, resident_mb, say, usage_of
 from benchmarks.table import Row, table
 from tests.browser.chromium import Chromium, Window, find_chromium, open_chromium
@@ -91,9 +93,31 @@ def _setting() -> Iterator[tuple[Team, Chromium]]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codehornets-bench-page-", dir=DISK)))
         team = stack.enter_context(
-            open_team(folder, CHECK_INTERVAL="60", HEARTBEAT_INTERVAL="10", RESCAN_INTERVAL="30")
+            open_team(
+                folder, CHECK_INTERVAL="60", HEARTBEAT_INTERVAL="10", RESCAN_INTERVAL="30", WORKER_SILENT_AFTER="3600"
+            )
         )
+        _beat(team)
         yield team, stack.enter_context(open_chromium(program, folder))
+
+
+def _beat(team: Team) -> None:
+    """Give a sign of life of a worker who takes tasks and does nothing with them."""
+    beat = Heartbeat(
+        worker="marie",
+        instance="bench",
+        timestamp=utc_now(),
+        status=WorkerStatus.IDLE,
+        mode="event-driven",
+        pid=1,
+        version=VERSION,
+        interval_seconds=3600,
+        slots=4,
+        agent="none",
+    )
+    folder = team.shared / "heartbeats"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_heartbeat(folder / "marie-watcher.json", beat)
 
 
 def measure(rounds: int, events: int, idle_s: float) -> Figures:
