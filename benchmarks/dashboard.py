@@ -25,6 +25,7 @@ from tests.browser.team import Team, open_team
 
 TASKS = 10_000
 PAGES = 20
+_SETTLE_S = 8.0
 _WHEN_PAINTED = """
 window.painted = null;
 new MutationObserver(() => {
@@ -183,6 +184,7 @@ def _events(window: Window, team: Team, events: int) -> tuple[list[float], int]:
     for page in pages:
         page.locator(".timeline li").first.wait_for()
         page.evaluate(_SEE_MARKS)
+    time.sleep(_SETTLE_S)
     sent: list[float] = []
     for number in range(-3, events):
         sent.append(time.time() * 1000)

@@ -56,7 +56,7 @@ def shell(assets: Assets, version: str) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><title>codehornets</title>'
         f'<link rel="icon" href="{assets.url("icon.svg")}" type="image/svg+xml">'
-        f'<script src="{assets.url("theme-first.js")}"></script>'
+        f'<script src="{assets.url("first.js")}"></script>'
         f'<link rel="stylesheet" href="{assets.url("style.css")}">{modules}'
         f'<script type="module" src="{assets.url("main.js")}"></script></head>'
         f'<body data-version="{escape(version, quote=True)}"><div id="app"></div>'
