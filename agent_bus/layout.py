@@ -83,6 +83,11 @@ class WorkerLayout:
         return self.tasks / "dead-letter"
 
     @property
+    def worktree_records(self) -> Path:
+        """What is known of the worktrees of tasks, a file each."""
+        return self.tasks / "worktrees"
+
+    @property
     def inflight(self) -> Path:
         """One directory an instance, holding what it has claimed."""
         return self.tasks / "inflight"

@@ -46,7 +46,7 @@ Priority = Annotated[int, BeforeValidator(_priority_rank), Field(ge=-(2**31), lt
 
 
 class OnInterrupt(StrEnum):
-    """What becomes of a task whose worker died or was stopped in the middle of it."""
+    """What becomes of a task whose worker died or was stopped in the middle of it, or that was stuck."""
 
     RESUME = "resume"
     """Go on in the same conversation; where there is none, start over."""
@@ -97,6 +97,8 @@ class Task(BaseModel):
     session: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Tasks that name the same session share one conversation, oldest first, one at a time."""
     workspace: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    worktree: bool | None = None
+    """Whether it runs in a worktree of its own; None means what the worker's `WORKTREES` says."""
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")] | None = None
     allowed_tools: list[Annotated[str, Field(min_length=1, max_length=500)]] | None = None
     max_turns: Annotated[int, Field(ge=1)] | None = None
@@ -104,6 +106,8 @@ class Task(BaseModel):
     output_schema: dict[str, Any] | None = None
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     on_interrupt: Annotated[OnInterrupt, Field(strict=False)] = OnInterrupt.RESUME
+    stuck_after: Annotated[float, Field(ge=0, le=7 * 86_400)] | None = None
+    """Seconds of silence after which it counts as stuck, 0 for never; None means the worker's `STUCK_AFTER`."""
     on_question: Annotated[OnQuestion, Field(strict=False)] | None = None
     """None means the worker's `ON_QUESTION`."""
     question_timeout: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None
@@ -144,6 +148,15 @@ class Result(BaseModel):
     """Whether a subscription covers that cost, so that nobody is billed for it; None where there is no telling."""
     model: str | None = None
     """The model that Claude Code named at the beginning of the session."""
+    worktree: str | None = None
+    """The directory of its own that it ran in, where that is still there."""
+    branch: str | None = None
+    commit: str | None = None
+    """The last commit on that branch."""
+    changes: str | None = None
+    """What it left in its worktree: `none`, `committed` or `uncommitted`; None where it had none."""
+    changes_note: str | None = None
+    """Why not everything is committed."""
     queued_at: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime
@@ -224,6 +237,8 @@ class Heartbeat(BaseModel):
     """Questions of its agents that wait for a person."""
     parked_until: datetime | None = None
     """When the rate limit that holds this worker's tasks back is announced to end."""
+    stuck_tasks: list[str] = Field(default_factory=list)
+    """Those of its current tasks that do not get on."""
     gate_id: str | None = None
     """The gate of its credential, closed or not; workers that name the same one share it."""
     cost_is_notional: bool | None = None

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from agent_bus.messages import OnQuestion
 
@@ -116,6 +116,15 @@ def encode_question(question: Question) -> bytes:
         return question.model_dump_json().encode()
     except ValueError:
         return json.dumps(question.model_dump(), default=str, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def read_question(body: bytes | None, question_id: str) -> Question | None:
+    """Return the question that these bytes are, or None where they are none."""
+    try:
+        question = None if body is None else Question.model_validate_json(body)
+    except ValidationError:
+        return None
+    return question if question is not None and question.question_id == question_id else None
 
 
 def shown_input(given: dict[str, Any]) -> dict[str, Any]:

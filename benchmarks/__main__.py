@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import claude, control, files, hooks, over_redis
+from benchmarks import claude, control, files, hooks, over_redis, questions, supervision
 from benchmarks.dashboard import measure_dashboard
 from benchmarks.orchestrator_rows import measure_orchestrator
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
@@ -22,6 +22,7 @@ from benchmarks.peers.processes import PeerError
 from benchmarks.peers.redis_server import open_redis
 from benchmarks.rig import DISK, MEMORY, say
 from benchmarks.table import QUICK, Row, Scale, table
+from benchmarks.worktrees import measure_worktrees
 
 SLOTS = 10
 
@@ -178,6 +179,58 @@ def measure_hooks(scale: Scale) -> list[Row]:
     ]
 
 
+def measure_questions(scale: Scale) -> list[Row]:
+    """Measure the way of a permission to a person and back."""
+    told = questions.questions(scale.questions)
+    return [
+        Row(
+            "a permission asked → on the API's event stream",
+            "p95 ≤ 500 ms",
+            f"p50 {told.shown.p50_ms:.0f} ms, p95 {told.shown_p95_ms:.0f} ms",
+            told.shown_p95_ms <= 500,
+        ),
+        Row(
+            "approved over HTTP → the tool runs",
+            "",
+            f"p50 {told.ran.p50_ms:.0f} ms, p95 {told.ran_p95_ms:.0f} ms",
+            None,
+        ),
+    ]
+
+
+def measure_supervision(scale: Scale) -> list[Row]:
+    """Measure the watch over running tasks."""
+    delays = supervision.detection_delays(scale.stuck_after_s)
+    alarms, healthy = supervision.false_alarms(4.0, scale.healthy_rounds)
+    cost = supervision.watch_cost(scale.watched_tasks, scale.idle_s / 2, scale.streamed_pieces)
+    after = f"with {scale.stuck_after_s:g} s"
+    rows = [
+        Row(
+            f"stuck by {signal} → noticed, {after}",
+            "≤ 5 s later",
+            f"{delay:.1f} s later",
+            delay <= supervision.ALLOWED_S,
+        )
+        for signal, delay in delays.items()
+    ]
+    return [
+        *rows,
+        Row("healthy tasks beyond the same limits, found stuck", "0", f"{alarms} of {healthy}", alarms == 0),
+        Row(
+            "supervision, for each running task",
+            "",
+            f"{100 * cost.cpu_share:.4f} % CPU, {cost.memory_kb:.0f} kB",
+            None,
+        ),
+        Row(
+            "… for each piece of an answer that streams",
+            "",
+            f"{cost.worker_us:.0f} µs of the worker, {cost.claude_us:.0f} µs of Claude Code",
+            None,
+        ),
+    ]
+
+
 def measure_peers(names: list[str], scale: Scale) -> list[PeerFigures]:
     """Measure the peers on one local Redis."""
     try:
@@ -230,7 +283,10 @@ def main() -> None:
     """Measure what is asked for; the table goes to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speed and memory.")
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
-    parts_there = ("files", "control", "redis", "claude", "hooks", "orchestrator", "dashboard", "peers")
+    parts_there = (
+        *("files", "control", "redis", "claude", "hooks", "questions", "supervision", "worktrees"),
+        *("orchestrator", "dashboard", "peers"),
+    )
     parser.add_argument("--only", choices=parts_there, help="one part alone")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
     options = parser.parse_args()
@@ -253,6 +309,12 @@ def main() -> None:
             parts["claude"] = lambda: measure_claude(scale)
         if options.only in (None, "hooks"):
             parts["hooks"] = lambda: measure_hooks(scale)
+        if options.only in (None, "questions"):
+            parts["questions"] = lambda: measure_questions(scale)
+        if options.only in (None, "worktrees"):
+            parts["worktrees"] = lambda: measure_worktrees(scale)
+        if options.only in (None, "supervision"):
+            parts["supervision"] = lambda: measure_supervision(scale)
         if options.only in (None, "orchestrator"):
             parts["orchestrator"] = lambda: measure_orchestrator(scale)
         if options.only in (None, "dashboard"):

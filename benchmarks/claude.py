@@ -46,7 +46,8 @@ def open_api() -> Iterator[str]:
             yield json.loads(text.splitlines()[0])["url"]
 
 
-def _seen(url: str) -> list[dict[str, Any]]:
+def seen_by(url: str) -> list[dict[str, Any]]:
+    """Return the requests that the stand-in had."""
     with urllib.request.urlopen(f"{url}/__requests", timeout=10) as answer:
         seen: list[dict[str, Any]] = json.load(answer)
         return seen
@@ -93,7 +94,7 @@ def warm_latency(samples: int) -> Percentiles:
                 staged.rename(target)
                 wait_for_results(rig, range(number, number + 1), 30)
                 time.sleep(gaps.uniform(0.15, 0.25))
-            arrived = {seen["prompt"]: seen["at_ns"] for seen in _seen(url)}
+            arrived = {seen["prompt"]: seen["at_ns"] for seen in seen_by(url)}
     return Percentiles.of([(arrived[prompt] - at_ns) / 1e6 for prompt, at_ns in sent.items()])
 
 
@@ -127,7 +128,7 @@ def cold(samples: int) -> tuple[Percentiles, float]:
                 timeout=60,
             )
         rate = samples / (time.monotonic() - began)
-        arrived = {seen["prompt"]: seen["at_ns"] for seen in _seen(url)}
+        arrived = {seen["prompt"]: seen["at_ns"] for seen in seen_by(url)}
     return Percentiles.of([(arrived[prompt] - at_ns) / 1e6 for prompt, at_ns in sent.items()]), rate
 
 

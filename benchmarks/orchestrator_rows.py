@@ -6,13 +6,14 @@ import statistics
 
 from benchmarks import orchestrator
 from benchmarks.event_streams import DEAF, streams
+from benchmarks.glance import REACH_MS, SAMPLES, SIZES, measure_glance
 from benchmarks.ledger_size import measure_ledger
 from benchmarks.table import Row, Scale
 
 
 def measure_orchestrator(scale: Scale) -> list[Row]:
     """Measure the orchestrator."""
-    return [*_tasks(scale), *_ledger(scale), *_graphs(scale), *_idle(scale), *_streams(scale)]
+    return [*_tasks(scale), *_ledger(scale), *_glance(), *_graphs(scale), *_idle(scale), *_streams(scale)]
 
 
 def _tasks(scale: Scale) -> list[Row]:
@@ -77,6 +78,24 @@ def _ledger(scale: Scale) -> list[Row]:
         Row(f"{name}: process start → /readyz 200", "≤ 3 s", f"{figures.start_s:.2f} s", figures.start_s <= 3),
         Row(f"{name}: resident memory", "", f"{figures.resident_mb:.1f} MB beside {figures.ledger_mb:,.0f} MB", None),
     ]
+
+
+def _glance() -> list[Row]:
+    small, large = (measure_glance(tasks, SAMPLES) for tasks in SIZES)
+    rows = []
+    for tasks, figures in zip(SIZES, (small, large), strict=True):
+        for kind, each in figures.items():
+            what, worst_ms = max(each.items(), key=lambda item: item[1])
+            reach_ms = REACH_MS[kind] if figures is small or kind == "usage" else None
+            rows.append(
+                Row(
+                    f"{tasks:,} tasks in the ledger: {kind} ({len(each)} questions)",
+                    "" if reach_ms is None else f"p95 ≤ {reach_ms:.0f} ms each",
+                    f"p95 {worst_ms:.1f} ms the worst ({what})",
+                    None if reach_ms is None else worst_ms <= reach_ms,
+                )
+            )
+    return rows
 
 
 def _graphs(scale: Scale) -> list[Row]:

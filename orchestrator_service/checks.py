@@ -20,6 +20,7 @@ from orchestrator_service.findings import Finding, Grade
 from orchestrator_service.redis_checks import check_redis
 from orchestrator_service.team import Team
 from orchestrator_service.worker_environment import choose_agent, hook_rules_of, workspace_of
+from orchestrator_service.worktree_checks import check_worktrees
 
 _CLI_PATIENCE_S: Final = 30.0
 _EVENT_PATIENCE_S: Final = 2.0
@@ -42,6 +43,7 @@ def check_all(team: Team | None, shared: Path, environ: Mapping[str, str]) -> li
         findings += [*_check_events(shared), *_check_disk(shared)]
     findings += [*_check_limits(), *_check_workspaces(team, shared), *_check_claude(team, environ)]
     findings += check_redis(team, environ)
+    findings += check_worktrees(team, shared, environ)
     findings += [*_check_isolation(team, environ), *_check_hook_rules(team, shared, environ)]
     return findings
 

@@ -263,6 +263,7 @@ class Orchestrator:
             spent_today_usd=round(book.spent[name], 6) if begun else 0.0,
             reserved_usd=round(max(0.0, book.reserved[name]), 6) if begun else 0.0,
             budget_usd=book.budget.worker_day_usd,
+            open_questions=sum(beat.heartbeat.open_questions for beat in beats if fleet.is_alive(beat)),
             instances=[
                 WorkerInstance.model_construct(
                     instance=beat.heartbeat.instance,
@@ -278,6 +279,7 @@ class Orchestrator:
                     version=beat.heartbeat.version,
                     http_port=beat.heartbeat.http_port,
                     parked_until=beat.heartbeat.parked_until,
+                    stuck_tasks=beat.heartbeat.stuck_tasks,
                 )
                 for beat in beats
             ],

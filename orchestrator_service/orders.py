@@ -83,6 +83,8 @@ class TaskOrder(BaseModel):
     session: Words | None = None
     """Tasks that name the same session share one conversation, at one worker."""
     workspace: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    worktree: bool | None = None
+    """Whether it runs in a git worktree of its own; None means as the worker is set."""
     model: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^-\s]\S*$")] | None = None
     allowed_tools: (
         Annotated[list[Annotated[str, Field(min_length=1, max_length=500)]], Field(max_length=500)] | None
@@ -94,6 +96,8 @@ class TaskOrder(BaseModel):
     max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
     """How often a worker may begin one try of it, crashes included."""
     on_interrupt: OnInterrupt = Field(default=OnInterrupt.RESUME, strict=False)
+    stuck_after: Annotated[float, Field(ge=0, le=7 * 86_400)] | None = None
+    """Seconds of silence after which it counts as stuck, 0 for never; None means the worker's own bound."""
     on_question: Annotated[OnQuestion, Field(strict=False)] | None = None
     """What becomes of a permission that it asks for and nobody answers; None means the worker's own rule."""
     question_timeout: Annotated[float, Field(gt=0, le=30 * 86_400)] | None = None

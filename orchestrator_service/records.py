@@ -205,6 +205,8 @@ class WorkerInstance(BaseModel):
     version: str
     http_port: int | None
     parked_until: datetime | None
+    stuck_tasks: list[str]
+    """Those of its current tasks that do not get on."""
 
 
 class WorkerRecord(BaseModel):
@@ -233,6 +235,8 @@ class WorkerRecord(BaseModel):
     spent_today_usd: float
     reserved_usd: float
     budget_usd: float | None
+    open_questions: int = 0
+    """Questions of its agents that wait for a person."""
     instances: list[WorkerInstance]
 
 

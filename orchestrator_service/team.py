@@ -25,11 +25,15 @@ EXAMPLE_TEAM: Final = Path(__file__).parent / "example_team" / TEAM_FILE_NAME
 
 MODES: Final = ("polling", "event-driven", "hooks", "hybrid")
 AGENTS: Final = ("auto", "claude", "command", "echo")
+WORKTREES: Final = ("auto", "on", "off")
+STUCK_ACTIONS: Final = ("end", "tell")
 PERMISSION_MODES: Final = ("default", "acceptEdits", "plan", "dontAsk", "auto", "bypassPermissions")
 
 _PLACES: Final = ("SHARED_DIR", "TASK_DIR", "RESULT_DIR", "TRIGGER_DIR", "PIPE_DIR", "HEARTBEAT_DIR", "LOG_DIR")
 _WORK: Final = ("WORKER_NAME", "WORKER_MODE", "AGENT", "AGENT_COMMAND", "WORKSPACE", "HTTP_PORT")
+_WORKTREES: Final = ("WORKTREES", "WORKTREE_KEEP")
 _LIMITS: Final = ("MAX_CONCURRENT", "WARM_PROCESSES", "TASK_TIMEOUT", "MAX_TURNS", "MAX_BUDGET_USD")
+_STUCK: Final = ("STUCK_AFTER", "STUCK_LINGER", "STUCK_REPEATS", "STUCK_ACTION")
 _CLAUDE: Final = (
     "MODEL",
     "OUTPUT_STYLE",
@@ -40,7 +44,7 @@ _CLAUDE: Final = (
     "ON_QUESTION",
 )
 
-OWN_VARIABLES: Final = frozenset((*_PLACES, *_WORK, *_LIMITS, *_CLAUDE))
+OWN_VARIABLES: Final = frozenset((*_PLACES, *_WORK, *_WORKTREES, *_LIMITS, *_STUCK, *_CLAUDE))
 """Variables that a team sets itself; the `environment` table may not."""
 
 
@@ -60,6 +64,9 @@ class WorkerPlan:
     model: str | None = None
     workspace: Path | None = None
     """Where its agents work; None means `workspaces/NAME` in the shared directory, made when it is needed."""
+    worktrees: str | None = None
+    """Which tasks run in a git worktree of their own."""
+    worktree_keep_s: float | None = None
     output_style: Path | None = None
     """A style file, whose text is added to the system prompt."""
     slots: int | None = None
@@ -67,6 +74,14 @@ class WorkerPlan:
     warm_processes: int | None = None
     """Claude processes that wait ready for the next task."""
     task_timeout_s: float | None = None
+    stuck_after_s: float | None = None
+    """Silence after which a task counts as stuck; 0 turns supervision off."""
+    stuck_linger_s: float | None = None
+    """How long a task may live on after its answer."""
+    stuck_repeats: int | None = None
+    """How often a task may repeat itself."""
+    stuck_action: str | None = None
+    """Whether one that is stuck is ended, or only told of."""
     allowed_tools: tuple[str, ...] = ()
     """Tools that need no permission."""
     permission_mode: str | None = None
@@ -222,10 +237,16 @@ def _worker_values(table: _Table) -> dict[str, Any]:
         "skills": ("skills", _texts, "a list of texts"),
         "model": ("model", _model, "the name of a model, without spaces"),
         "workspace": ("workspace", _path_in(folder), "a directory"),
+        "worktrees": ("worktrees", _one_of(WORKTREES), _words(WORKTREES)),
+        "worktree_keep": ("worktree_keep_s", _number(1, 365 * 86_400), "seconds, at least 1 and at most 31536000"),
         "output_style": ("output_style", _file_in(folder), "the path of a style file that exists"),
         "slots": ("slots", _whole(1, 1000), "a whole number from 1 to 1000"),
         "warm_processes": ("warm_processes", _whole(0, 100), "a whole number from 0 to 100"),
         "task_timeout": ("task_timeout_s", _number(0.001, 30 * 86_400), "seconds, above 0 and at most 2592000"),
+        "stuck_after": ("stuck_after_s", _number(0, 7 * 86_400), "seconds, at most 604800"),
+        "stuck_linger": ("stuck_linger_s", _number(0, 7 * 86_400), "seconds, at most 604800"),
+        "stuck_repeats": ("stuck_repeats", _whole(0, 1000), "a whole number from 0 to 1000"),
+        "stuck_action": ("stuck_action", _one_of(STUCK_ACTIONS), _words(STUCK_ACTIONS)),
         "allowed_tools": ("allowed_tools", _texts, "a list of tool names"),
         "permission_mode": ("permission_mode", _one_of(PERMISSION_MODES), _words(PERMISSION_MODES)),
         "questions": ("questions", _one_of(("on", "off")), "on or off"),

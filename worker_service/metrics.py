@@ -65,6 +65,11 @@ class Metrics:
         )
         self.trigger_events = self._counter("trigger_events", "Triggers that were events, not tasks.")
         self.dead_letters = self._counter("dead_letters", "Files that were set aside, by reason.", "reason")
+        self.tasks_stuck = self._counter(
+            "tasks_stuck", "Tasks that were stuck, by how far the answer to it went.", "stage"
+        )
+        self.stuck_signals = self._counter("stuck_signals", "What tasks were found stuck by, by signal.", "signal")
+        self.stuck_tasks = self._gauge("stuck_tasks", "Running tasks that are stuck now.")
         self.tasks_parked = self._counter("tasks_parked", "Tasks given back because of a limit, by kind.", "kind")
         self.questions = self._counter("questions", "Questions that agents asked of people.")
         self.question_ends = self._counter(
@@ -126,6 +131,8 @@ class Metrics:
                 self.question_ends.labels(self._worker, state.value)
         for reason in DeadLetterReason:
             self.dead_letters.labels(self._worker, reason.value)
+        for stage in ("noticed", "interrupted", "killed"):
+            self.tasks_stuck.labels(self._worker, stage)
         for drop in DROP_REASONS:
             self.pipe_drops.labels(self._worker, drop)
 

@@ -36,10 +36,11 @@ class Pulse:
         metrics: Metrics,
         bells: Callable[[], list[str]],
         probe_age_s: Callable[[], float | None],
+        stuck_tasks: Callable[[], list[str]] = list,
         cost_is_notional: bool | None = None,
         open_questions: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Speak for these parts; `bells` names the sources in force."""
+        """Speak for these parts; `bells` names the sources in force, `stuck_tasks` what does not get on."""
         self._settings = settings
         self._http_port = http_port
         self._queue = queue
@@ -48,6 +49,7 @@ class Pulse:
         self._metrics = metrics
         self._bells = bells
         self._probe_age_s = probe_age_s
+        self._stuck_tasks = stuck_tasks
         self._cost_is_notional = cost_is_notional
         self._open_questions = open_questions
         self._failed = False
@@ -87,6 +89,7 @@ class Pulse:
             bells=self._bells(),
             open_questions=self._open_questions(),
             parked_until=None if parked is None else parked.until,
+            stuck_tasks=self._stuck_tasks(),
             gate_id=self._dispatcher.gate_id,
             cost_is_notional=self._cost_is_notional,
         )

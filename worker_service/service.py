@@ -41,10 +41,13 @@ from worker_service.questions.asking import Asking, AskingSettings
 from worker_service.questions.places import FileQuestions, RedisPlace
 from worker_service.settings import AgentKind, WorkerSettings
 from worker_service.sidecar import make_app
+from worker_service.supervision.supervisor import Supervisor
 from worker_service.task_runner import DispatchSettings, TaskRunner
 from worker_service.transports.base import Transport
 from worker_service.transports.files import FileTransport
 from worker_service.transports.redis import RedisTransport
+from worker_service.workspaces.desk import Workspaces
+from worker_service.workspaces.keeper import Keeper
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,8 @@ class Worker:
             park_on_limit=settings.claude.park_on_limit,
             cost_is_notional=self.cost_is_notional,
         )
+        workspaces = Workspaces(settings)
+        self.supervisor = Supervisor(settings.supervision, self.metrics, worker=settings.worker)
         self.runner = TaskRunner(
             dispatching,
             queue=self.queue,
@@ -112,7 +117,10 @@ class Worker:
             notices=None if self.files is None else self.files.queue.notices,
             asking=self.asking,
             on_failure=self._tell_failure,
+            workspaces=workspaces,
+            supervisor=self.supervisor,
         )
+        self.keeper = Keeper(workspaces, keep_s=settings.worktree_keep_s)
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
         if self.files is not None:
             self.files.prove(self.dispatcher, self._announce_probe())
@@ -125,12 +133,14 @@ class Worker:
             metrics=self.metrics,
             bells=lambda: self.bells,
             probe_age_s=self.probe_age_s,
+            stuck_tasks=lambda: self.supervisor.stuck_tasks,
             cost_is_notional=self.cost_is_notional,
             open_questions=lambda: 0 if self.asking is None else self.asking.open,
         )
         if self.asking is not None:
             self.asking.on_change = self._questions_changed
         self.pulse.on_beat.append(self.look_after)
+        self.supervisor.on_change = self.pulse.beat
         self.runner.on_parked = self.pulse.beat
         if self.redis is not None:
             self.pulse.on_beat.append(self.redis.carry)
@@ -144,6 +154,7 @@ class Worker:
             transports=self.transports,
             bells=lambda: self.bells,
         )
+        self.health.others.append(workspaces.finding)
         if isinstance(agent, ClaudeAgent):
             fence = Finding("isolation", True, agent.isolation.text)
             self.health.others.append(lambda: fence)
@@ -428,6 +439,7 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                     workings.start_soon(transport.run_forever, name="transport")
                 workings.start_soon(worker.dispatcher.run_forever, name="dispatcher")
                 workings.start_soon(worker.pulse.run_forever, name="heartbeat")
+                workings.start_soon(worker.keeper.run_forever, name="worktrees")
                 workings.start_soon(worker.desk.run_forever, name="control")
                 workings.start_soon(agent.serve_forever, name="agent")
                 if worker.asking is not None:

@@ -58,6 +58,17 @@ class Isolation(StrEnum):
     OFF = "off"
 
 
+class Worktrees(StrEnum):
+    """Which tasks run in a worktree of their own, where they say nothing themselves."""
+
+    AUTO = "auto"
+    """With more than one slot those whose workspace is a git working tree with a commit."""
+    ON = "on"
+    """All; one that cannot fails."""
+    OFF = "off"
+    """None."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClaudeSettings:
     """What every Claude session of this worker is started with."""
@@ -84,6 +95,36 @@ class ClaudeSettings:
     """`PARK_ON_LIMIT`: hold tasks back until a usage limit is over; 0 fails them at once."""
     isolation: Isolation = Isolation.AUTO
     """`AGENT_ISOLATION`: whether shell commands run without the credential and apart from the machine."""
+
+
+class StuckAction(StrEnum):
+    """What is done about a task that is stuck."""
+
+    END = "end"
+    """Tell of it, interrupt it, and kill it if it does not answer."""
+    TELL = "tell"
+    """Only tell of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisionSettings:
+    """When a running task counts as stuck, and what is done about it; docs/supervision.md has the reasons."""
+
+    after_s: float = 900.0
+    """`STUCK_AFTER`: 0 turns supervision off; a task's `stuck_after` wins. Above the ten minutes that Claude Code lets
+    a shell command run, and that it waits for an answer of the API."""
+    linger_s: float = 60.0
+    """`STUCK_LINGER`: 0 lets a task live on after its answer."""
+    repeats: int = 10
+    """`STUCK_REPEATS`: 0 lets a task repeat itself."""
+    idle_cpu: float = 0.02
+    """`STUCK_IDLE_CPU`: the share of one CPU below which processes count as idle."""
+    action: StuckAction = StuckAction.END
+    """`STUCK_ACTION`"""
+    interrupt_after_s: float = 60.0
+    """`STUCK_INTERRUPT_AFTER`: from the notice to the interrupt."""
+    kill_after_s: float = 10.0
+    """`STUCK_KILL_AFTER`: from the interrupt to the kill."""
 
 
 class AskPeople(StrEnum):
@@ -124,6 +165,12 @@ class WorkerSettings:
     """All that an agent's process sees: the allow-list applied to this process's environment."""
     workspace: Path = Path()
     """`WORKSPACE`: where agents work unless the task names another place."""
+    worktrees: Worktrees = Worktrees.OFF
+    """`WORKTREES`: which tasks run in a worktree of their own."""
+    worktree_keep_s: float = 604_800.0
+    """`WORKTREE_KEEP`: how long a worktree stays after its last task."""
+    worktree_dir: Path = Path()
+    """Where worktrees are made: a directory of this worker's own in `WORKTREE_DIR`."""
     slots: int = 1
     """`MAX_CONCURRENT`: tasks at the same time."""
     task_timeout_s: float = 3600.0
@@ -160,7 +207,13 @@ class WorkerSettings:
     """`HOOK_TIMEOUT`: the longest that a hook may hold up the agent."""
     log_level: str = "INFO"
     claude: ClaudeSettings = field(default_factory=ClaudeSettings)
+    supervision: SupervisionSettings = field(default_factory=SupervisionSettings)
     questions: QuestionSettings = field(default_factory=QuestionSettings)
+
+    @property
+    def worktree_records(self) -> Path:
+        """What is known of the worktrees: beside the tasks, where no agent may look or write."""
+        return self.layout.worktree_records
 
     @property
     def mode(self) -> Mode:
@@ -201,6 +254,12 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
         command=command,
         agent_environment=agent_environment(environ, read.value("AGENT_ENV", names, "variable names", ())),
         workspace=read.value("WORKSPACE", directory, "a directory that exists", Path.cwd()),
+        worktrees=read.value("WORKTREES", Worktrees, "auto, on or off", Worktrees.AUTO),
+        worktree_keep_s=read.seconds("WORKTREE_KEEP", 604800.0, at_least=1.0, at_most=365 * 86_400.0),
+        worktree_dir=read.value(
+            "WORKTREE_DIR", Path, "a directory", _worktrees_place(layout, environ, serves_files)
+        ).absolute()
+        / name,
         slots=slots,
         task_timeout_s=read.seconds("TASK_TIMEOUT", 3600.0, at_most=30 * 86_400.0),
         max_attempts=read.value("MAX_ATTEMPTS", whole(1, 1000), "a whole number from 1 to 1000", 3),
@@ -225,11 +284,24 @@ def read_settings(environ: Mapping[str, str], worker: str | None = None) -> Work
         hook_timeout_s=read.seconds("HOOK_TIMEOUT", 5.0, at_least=0.1, at_most=600.0),
         log_level=read.value("LOG_LEVEL", log_level, "DEBUG, INFO, WARNING or ERROR", "INFO"),
         claude=claude,
+        supervision=_supervision_settings(read),
         questions=QuestionSettings(
             on=read.value("QUESTIONS", AskPeople, "on or off", AskPeople.ON) is AskPeople.ON,
             timeout_s=read.seconds("QUESTION_TIMEOUT", 300.0, at_least=0.1, at_most=30 * 86_400.0),
             policy=read.value("ON_QUESTION", OnQuestion, "deny, wait or fail", OnQuestion.DENY),
         ),
+    )
+
+
+def _supervision_settings(read: Environment) -> SupervisionSettings:
+    return SupervisionSettings(
+        after_s=read.seconds("STUCK_AFTER", 900.0, at_least=0.0),
+        linger_s=read.seconds("STUCK_LINGER", 60.0, at_least=0.0),
+        repeats=read.value("STUCK_REPEATS", whole(0, 1000), "a whole number from 0 to 1000", 10),
+        idle_cpu=read.value("STUCK_IDLE_CPU", positive, "a number above 0", 0.02),
+        action=read.value("STUCK_ACTION", StuckAction, "end or tell", StuckAction.END),
+        interrupt_after_s=read.seconds("STUCK_INTERRUPT_AFTER", 60.0, at_least=0.0),
+        kill_after_s=read.seconds("STUCK_KILL_AFTER", 10.0, at_least=0.1, at_most=600.0),
     )
 
 
@@ -258,6 +330,13 @@ def _layout(environ: Mapping[str, str], read: Environment, name: str, *, serves_
     # On Redis alone there are still a log, gates and whatever else is this machine's own.
     usual = USUAL_SHARED_DIR if serves_files else Path(tempfile.gettempdir(), f"codehornets-{os.geteuid()}", name)
     return layout_of(environ, read.value("SHARED_DIR", Path, "a directory", usual).absolute(), name)
+
+
+def _worktrees_place(layout: WorkerLayout, environ: Mapping[str, str], serves_files: bool) -> Path:
+    # With Redis alone the shared directory is a temporary one; the conversations that go on in a worktree are in HOME.
+    if serves_files or not environ.get("HOME"):
+        return layout.shared / "worktrees"
+    return Path(environ["HOME"], ".codehornets", "worktrees")
 
 
 def _new_instance() -> str:

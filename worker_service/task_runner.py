@@ -27,9 +27,12 @@ from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
 from worker_service.questions.asking import Asking
 from worker_service.settlement import GivenBack, Settlement
+from worker_service.supervision.supervisor import Supervisor
+from worker_service.supervision.watch import SEEMS_STUCK
 from worker_service.task_clock import TaskClock
 from worker_service.task_events import TaskEvents, tell_of_end
 from worker_service.task_log import TaskLog
+from worker_service.workspaces.desk import NoWorktree, Workspaces
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +70,9 @@ class Running:
     clock: TaskClock
 
     def stop(self, cause: StopCause) -> None:
-        """End the agent's run from outside; the first cause stays."""
-        if self.run.stop_cause is None:
+        """End the agent's run from outside; the first cause stays, but for a cancel of one that is stuck."""
+        # Whoever wants a task gone means it, also when it is being taken back for another attempt.
+        if self.run.stop_cause is None or (self.run.stop_cause is StopCause.STUCK and cause is StopCause.CANCEL):
             self.run.stop_cause = cause
         self.scope.cancel()
 
@@ -91,6 +95,8 @@ class TaskRunner:
         notices: ResultNotices | None = None,
         asking: Asking | None = None,
         on_failure: Callable[[Run], None] = lambda run: None,
+        workspaces: Workspaces | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """Wire a runner.
 
@@ -107,6 +113,8 @@ class TaskRunner:
             notices: Told of results that are not files; the file queue tells of its own.
             asking: Who asks people for what agents may not do by themselves; None asks nobody.
             on_failure: Told of each run that failed or ran out of time.
+            workspaces: Gives tasks the places they work in; None leaves each in its workspace.
+            supervisor: Who looks whether tasks get on; None looks at none.
         """
         self._settings = settings
         self._queue = queue
@@ -121,6 +129,8 @@ class TaskRunner:
         self._notices = notices
         self._asking = asking
         self._on_failure = on_failure
+        self._workspaces = workspaces
+        self._supervisor = supervisor
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.on_parked: Callable[[], None] = lambda: None
@@ -149,16 +159,21 @@ class TaskRunner:
         running = self.running[task_id] = Running(run, scope, TaskClock(scope))
         if self._asking is not None:
             run.ask = partial(self._asking.ask, run, running.clock)
+        supervisor = self._supervisor
+        if supervisor is not None:
+            run.supervise = lambda signs: supervisor.take(run, signs, lambda: running.stop(StopCause.STUCK))
         self.idle.clear()
         try:
             try:
                 kept = _kept_result(claim)
-                ended = kept is None and await self._run_agent(claim, running)
+                ended = kept is None and await self._run_in_place(claim, running)
                 if ended and run.outcome.status in (TaskStatus.FAILED, TaskStatus.TIMED_OUT):
                     self._on_failure(run)
             finally:
                 # The slot is free while the result is on its way to the disk.
                 leave_slot()
+                if supervisor is not None:
+                    supervisor.drop(run)
                 if self._asking is not None:
                     self._asking.abandon(run)
             if kept is not None or ended:
@@ -180,15 +195,37 @@ class TaskRunner:
 
         interrupted = claim.notes.get("session_id") is not None
         restart = interrupted and claim.task.on_interrupt is OnInterrupt.RESTART and claim.task.session is None
+        reason = str(claim.notes.get("released_because") or "")
         return Run(
             task=claim.task,
             attempt=claim.attempt,
             session_id=None if restart else claim.session_id,
             interrupted=interrupted and not restart,
+            stuck_before=reason if reason.startswith(SEEMS_STUCK) else None,
             emit=events,
             remember=remember,
             prompt_handed=prompt_handed,
         )
+
+    async def _run_in_place(self, claim: Claim, running: Running) -> bool:
+        """Run the agent where the task belongs, and keep what it did there; tells the same as `_run_agent`."""
+        if self._workspaces is None or claim.cancelled:
+            return await self._run_agent(claim, running)
+        run = running.run
+        try:
+            place = await self._workspaces.open(run)
+        except NoWorktree as error:
+            run.outcome.fail("no_worktree", str(error))
+            return True
+        except OSError as error:
+            await self._release_after_trouble(claim, error)
+            return False
+        ended = False
+        try:
+            ended = await self._run_agent(claim, running)
+        finally:
+            await self._workspaces.close(run, place, ended=ended)
+        return ended
 
     async def _run_agent(self, claim: Claim, running: Running) -> bool:
         """Run the agent; False when the task went back to the queue or was buried, and has no result to store."""
@@ -238,6 +275,8 @@ class TaskRunner:
                 await self.settlement.release(claim, spend_attempt=False, reason="the worker was stopped")
                 log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
                 return False
+            case StopCause.STUCK:
+                return run.answered or await self._unstick(claim, run)
             case StopCause.CANCEL:
                 outcome.status = TaskStatus.CANCELLED
                 outcome.error = TaskError(kind="cancelled", message="The task was cancelled while it ran.")
@@ -245,6 +284,19 @@ class TaskRunner:
                 outcome.status = TaskStatus.TIMED_OUT
                 outcome.error = TaskError(kind="timeout", message=f"The task did not end within {timeout_s:g} s.")
         return True
+
+    async def _unstick(self, claim: Claim, run: Run) -> bool:
+        """Give a task that was ended as stuck another attempt; False when it has one left."""
+        task = claim.task
+        assert self._supervisor is not None
+        reason = self._supervisor.reason(run)
+        limit = task.max_attempts or self._settings.max_attempts
+        if task.on_interrupt is OnInterrupt.FAIL or claim.attempt >= limit:
+            run.outcome.fail("stuck", reason)
+            return True
+        await self.settlement.release(claim, spend_attempt=True, reason=reason)
+        log.info("task %s goes back", task.task_id, extra={"action": "task_released", "task_id": task.task_id})
+        return False
 
     async def _park(self, claim: Claim, limited: RateLimited, outcome: Outcome) -> bool:
         if not self._settings.park_on_limit:
@@ -331,6 +383,11 @@ class TaskRunner:
             cost_usd=outcome.cost_usd,
             cost_is_notional=self._settings.cost_is_notional,
             model=outcome.model,
+            worktree=outcome.worktree,
+            branch=outcome.branch,
+            commit=outcome.commit,
+            changes=outcome.changes,
+            changes_note=outcome.changes_note,
             queued_at=claim.queued_at,
             started_at=started_at,
             completed_at=now,

@@ -18,10 +18,20 @@ from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable
 from agent_bus.gates import GateNotice
 from agent_bus.messages import Heartbeat, Result, TaskStatus
+from agent_bus.questions import Answer, AnswerFate, Question, is_question_id, read_question
 from agent_bus.redis.connection import explain, failures, make_blocking_client
 from agent_bus.redis.events import Subscription
 from agent_bus.redis.gate_keys import find_closed_gates, open_gate_in
-from agent_bus.redis.keys import CONTROL_ALL_CHANNEL, INDEX_TTL_S, RESULTS, WorkerKeys, result_by_id
+from agent_bus.redis.keys import (
+    CONTROL_ALL_CHANNEL,
+    INDEX_TTL_S,
+    QUESTION_TTL_S,
+    QUESTIONS,
+    RESULTS,
+    WorkerKeys,
+    question_key,
+    result_by_id,
+)
 from agent_bus.redis.survey import RedisBacklog, find_heartbeats, find_state, find_workers, look_at_queue
 from agent_bus.redis.url import RedisAddress, RedisKind
 
@@ -156,6 +166,32 @@ class RedisClient:
                 if (state := find_state(self._redis, name, task_id)) is not None:
                     return name, state
         return None
+
+    # -- what agents ask of people
+
+    def questions(self) -> list[Question]:
+        """Return the questions of all workers that have no shared directory, the newest first."""
+        found: list[Question] = []
+        with self._explained():
+            for name in self._redis.zrevrange(QUESTIONS, 0, -1):
+                worker, _, question_id = name.decode("utf-8", "replace").partition("/")
+                if is_question_id(question_id):
+                    body = self._redis.get(question_key(worker, question_id))
+                    if (question := read_question(body, question_id)) is not None:
+                        found.append(question)
+        return found
+
+    def answer_question(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
+        """Answer a question and wake its worker; the first answer counts."""
+        with self._explained():
+            if not self._redis.exists(question_key(worker, question_id)):
+                return AnswerFate.TOO_LATE
+            body = answer.model_dump_json(exclude_none=True).encode()
+            key = question_key(worker, question_id, answer=True)
+            if not self._redis.set(key, body, nx=True, ex=QUESTION_TTL_S):
+                return AnswerFate.TOO_LATE
+        self.control(worker, {"command": "wake"})
+        return AnswerFate.COUNTS
 
     @contextmanager
     def listen(self, worker: str | None = None) -> Iterator[Subscription]:

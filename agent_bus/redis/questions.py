@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from agent_bus.commands import Command, CommandName
 from agent_bus.errors import BusError
-from agent_bus.questions import Answer, AnswerFate, Question, encode_question, is_question_id
+from agent_bus.questions import Answer, AnswerFate, Question, encode_question, is_question_id, read_question
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.keys import QUESTION_TTL_S, QUESTIONS, WorkerKeys, question_key
 
@@ -82,12 +82,3 @@ class RedisQuestions:
                 worker, _, question_id = name.decode("utf-8", "replace").partition("/")
                 if is_question_id(question_id) and (question := await self.read(worker, question_id)) is not None:
                     yield question
-
-
-def read_question(body: bytes | None, question_id: str) -> Question | None:
-    """Return the question that a key holds, or None."""
-    try:
-        question = None if body is None else Question.model_validate_json(body)
-    except ValidationError:
-        return None
-    return question if question is not None and question.question_id == question_id else None

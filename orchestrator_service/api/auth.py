@@ -30,6 +30,8 @@ class Caller:
 
     name: str
     role: Role
+    is_anybody: bool = False
+    """Whether there are no tokens: whoever is on this machine."""
 
 
 class Doorkeeper:
@@ -41,7 +43,7 @@ class Doorkeeper:
             (hashlib.sha256(token.secret.encode()).digest(), Caller(token.name, token.role))
             for token in settings.tokens
         ]
-        self._local = Caller(LOCAL, Role.ADMIN)
+        self._local = Caller(LOCAL, Role.ADMIN, is_anybody=True)
         self._origins = frozenset(settings.cors_origins)
         digests = {caller.name: digest for digest, caller in self._known}
         self._callers = {caller.name: caller for _, caller in self._known}

@@ -159,6 +159,7 @@ WORKER: Final[dict[str, Any]] = {
     "spent_today_usd": 1.27,
     "reserved_usd": 0.5,
     "budget_usd": 20.0,
+    "open_questions": 1,
     "instances": [
         {
             "instance": "marie-1",
@@ -174,6 +175,7 @@ WORKER: Final[dict[str, Any]] = {
             "version": "0.4.0",
             "http_port": 8080,
             "parked_until": None,
+            "stuck_tasks": [],
         }
     ],
 }

@@ -15,6 +15,7 @@ from orchestrator_service.api.auth import Caller, Doorkeeper, check_same_origin,
 from orchestrator_service.api.dashboard import STATIC
 from orchestrator_service.api.limits import RateLimit, check_length, limited
 from orchestrator_service.api.live import LIVE, SESSION_OVER, LiveServer
+from orchestrator_service.api.own_agents import is_own_agent
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem, as_refusal
 from orchestrator_service.dashboard.shell import is_page, wants_page
 from orchestrator_service.desk import Asker
@@ -116,6 +117,8 @@ class Gate:
         check_length(scope, self._most_bytes)
         if for_mcp and self._mcp is not None:
             need_role(scope, Role.SUBMIT)
+            if scope["state"]["caller"].is_anybody and is_own_agent(scope):
+                scope["state"]["may_answer"] = False
             await self._mcp(scope, receive, send)
         elif (route := self._hot.get((scope["method"], path))) is not None:
             scope["route"] = route
@@ -144,3 +147,4 @@ def _introduce(scope: Scope, caller: Caller) -> None:
     state = scope.setdefault("state", {})
     state["caller"] = caller
     state["asker"] = Asker(name=caller.name)
+    state["may_answer"] = caller.role.allows(Role.APPROVE)

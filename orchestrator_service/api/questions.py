@@ -16,8 +16,9 @@ from orchestrator_service.api import examples
 from orchestrator_service.api.auth import asker, header
 from orchestrator_service.api.bodies import parse, read_body, read_bytes
 from orchestrator_service.api.described import API, BODY_PROBLEMS, answer, answers, body, dump
+from orchestrator_service.api.own_agents import refuse_own_agents
 from orchestrator_service.api.problems import ProblemKind
-from orchestrator_service.desk import Desk
+from orchestrator_service.desk import Asker, Desk
 from orchestrator_service.records import QuestionRecord
 from orchestrator_service.settings import Role
 
@@ -92,7 +93,7 @@ def add_question_routes(app: FastAPI, desk: Desk) -> None:
     async def approve(request: Request, question_id: QuestionInPath) -> Response:
         """Let the agent use the tool with the input that is shown, once. To an agent's own question the reason is the
         answer."""
-        who = asker(request, Role.APPROVE)
+        who = _person(request)
         reason = await _read_reason(request)
         return answer(await desk.answer_question(question_id, Decision.ALLOW, who, reason))
 
@@ -106,7 +107,7 @@ def add_question_routes(app: FastAPI, desk: Desk) -> None:
     )
     async def deny(request: Request, question_id: QuestionInPath) -> Response:
         """Keep the agent from it; it hears the reason and goes on without."""
-        who = asker(request, Role.APPROVE)
+        who = _person(request)
         reason = await _read_reason(request)
         return answer(await desk.answer_question(question_id, Decision.DENY, who, reason))
 
@@ -117,6 +118,14 @@ _ANSWER_PROBLEMS: Final = (
     ProblemKind.CONFLICT,
     ProblemKind.UNAVAILABLE,
 )
+
+
+def _person(request: Request) -> Asker:
+    """Return who answers. Raises RequestRefused for who may not."""
+    who = asker(request, Role.APPROVE)
+    if request.scope["state"]["caller"].is_anybody:
+        refuse_own_agents(request.scope)
+    return who
 
 
 async def _read_reason(request: Request) -> str | None:

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from orchestrator_service.cli import api_commands, backup_commands, field_commands
+from orchestrator_service.cli import (
+    api_commands,
+    backup_commands,
+    field_commands,
+    question_commands,
+    worktree_commands,
+)
 from orchestrator_service.cli.options import (
     Agent,
     Api,
@@ -82,6 +88,10 @@ def submit(
     session: Annotated[
         str | None, typer.Option(metavar="NAME", help="Tasks of the same name share one conversation.")
     ] = None,
+    worktree: Annotated[
+        bool | None,
+        typer.Option("--worktree/--no-worktree", help="A git worktree of its own; default: as WORKTREES says."),
+    ] = None,
     task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: one made up.")] = None,
     title: Annotated[str | None, typer.Option(metavar="WORDS", help="What it is called in lists.")] = None,
     role: Annotated[str | None, typer.Option(metavar="ROLE", help="Any worker of this role.")] = None,
@@ -117,6 +127,7 @@ def submit(
         priority=priority,
         timeout_s=timeout,
         session=session,
+        worktree=worktree,
         task_id=task_id,
         title=title,
         role=role,
@@ -248,8 +259,10 @@ def watch(
 
 
 api_commands.register(app)
+question_commands.register(app)
 backup_commands.register(app)
 field_commands.register(app)
+worktree_commands.register(app)
 
 
 @dead_letters_app.callback(invoke_without_command=True)

@@ -32,4 +32,5 @@ async def _serve(place: ApiPlace) -> None:
 
     async with RemoteDesk(place) as desk:
         # In the ledger it is whom the token stands for; this names the standing conversations.
-        await serve_stdio(TeamTools(desk, Asker(name=os.environ.get("USER") or "local", origin="mcp")))
+        asker = Asker(name=os.environ.get("USER") or "local", origin="mcp")
+        await serve_stdio(TeamTools(desk, asker, desk if await desk.may_answer() else None))

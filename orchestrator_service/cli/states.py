@@ -49,6 +49,11 @@ class WorkerState:
         return self.beat.status.value
 
     @property
+    def stuck(self) -> tuple[str, ...]:
+        """Those of its tasks that do not get on, as its heartbeat tells; those that have ended since left out."""
+        return () if self.beat is None else tuple(task for task in self.beat.stuck_tasks if task in self.running)
+
+    @property
     def is_down(self) -> bool:
         """Whether it should run and does not."""
         return self.status in ("down", "never started", "no heartbeat")

@@ -129,7 +129,7 @@ def _cells(state: WorkerState) -> dict[str, str]:
     if beat is not None and state.status in _COLOURS:
         cells |= {
             "status": _status_words(state, beat),
-            "runs": _running(state.running, beat.slots),
+            "runs": _running(state.running, state.stuck, beat.slots),
             "bells": _bells(beat),
             "probe": ago(beat.probe_age_seconds),
             "http": f":{beat.http_port}" if beat.http_port else "",
@@ -140,11 +140,18 @@ def _cells(state: WorkerState) -> dict[str, str]:
 def _status_words(state: WorkerState, beat: Heartbeat) -> str:
     if state.status == "paused" and beat.parked_until is not None:
         return f"paused until {beat.parked_until.astimezone():%H:%M}"
-    return state.status
+    told = [state.status]
+    if state.stuck:
+        told.append(f"{len(state.stuck)} stuck")
+    if beat.open_questions:
+        told.append(f"asks {beat.open_questions}")
+    return ", ".join(told)
 
 
-def _running(tasks: tuple[str, ...], slots: int) -> str:
-    shown = tasks[:_MOST_TASKS_SHOWN]
+def _running(tasks: tuple[str, ...], stuck: tuple[str, ...], slots: int) -> str:
+    # Those that need somebody come first: there may be more than are shown.
+    told = [*(f"{task} (stuck)" for task in stuck), *(task for task in tasks if task not in stuck)]
+    shown = told[:_MOST_TASKS_SHOWN]
     more = len(tasks) - len(shown)
     return f"{len(tasks)}/{slots} {', '.join(shown)}{f' and {more} more' if more else ''}".strip()
 

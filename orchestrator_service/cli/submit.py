@@ -35,6 +35,7 @@ class Order:
     priority: str | None = None
     timeout_s: float | None = None
     session: str | None = None
+    worktree: bool | None = None
     task_id: str | None = None
     title: str | None = None
     role: str | None = None
@@ -70,6 +71,7 @@ def submit(order: Order, *, where: Where, wait: bool, give_up_after_s: float | N
         "priority": None if order.priority is None else _priority(order.priority),
         "timeout": order.timeout_s,
         "session": order.session,
+        "worktree": order.worktree,
         "max_budget_usd": order.max_budget_usd,
     }
     fields = {name: value for name, value in fields.items() if value is not None}

@@ -118,7 +118,9 @@ def _head(glimpse: Glimpse, per_minute: float | None) -> str:
     states = [(state.value, glimpse.counts.get(state.value, 0)) for state in TaskState]
     told = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in states if number)
     pace = "" if per_minute is None else f"   {per_minute:.0f} a minute"
-    return f"{glimpse.at.astimezone():%H:%M:%S}   {told or 'no tasks yet'}{pace}"
+    asked = sum(worker.open_questions for worker in glimpse.workers)
+    asks = "" if not asked else f"   {asked} ask a person" if asked > 1 else "   1 asks a person"
+    return f"{glimpse.at.astimezone():%H:%M:%S}   {told or 'no tasks yet'}{pace}{asks}"
 
 
 def _waiting(glimpse: Glimpse) -> str:
@@ -134,9 +136,10 @@ def _waiting(glimpse: Glimpse) -> str:
 
 def _worker(worker: WorkerRecord) -> tuple[str, ...]:
     state = worker.state if worker.state != "up" else worker.status
+    stuck = sum(len(instance.stuck_tasks) for instance in worker.instances if instance.alive)
     return (
         worker.name,
-        state,
+        f"{state}, {stuck} stuck" if stuck else state,
         ago(worker.heartbeat_age_seconds),
         f"{worker.in_flight}/{worker.slots}",
         str(worker.waiting),

@@ -43,14 +43,16 @@ def read_series(connection: sqlite3.Connection, since: float, until: float, step
         at = min(int((ended - since) / step), steps - 1)
         (completed if state == "completed" else failed)[at] += 1
         times[at].append(ended - submitted)
-    for ended, usd, is_notional in connection.execute(
-        "SELECT ended_at, cost_usd, notional FROM runs WHERE cost_usd IS NOT NULL AND ended_at >= ? AND ended_at < ?"
-        " UNION ALL SELECT at, cost_usd, notional FROM goal_turns WHERE at >= ? AND at < ?",
-        (since, until, since, until),
+    for at, usd, part in connection.execute(
+        "SELECT CAST((at - ?) / ? AS INTEGER), SUM(usd), SUM(CASE WHEN notional THEN usd ELSE 0 END) FROM ("
+        " SELECT ended_at AS at, cost_usd AS usd, notional FROM runs"
+        " WHERE cost_usd IS NOT NULL AND ended_at >= ? AND ended_at < ? UNION ALL"
+        " SELECT at, cost_usd, notional FROM goal_turns WHERE at >= ? AND at < ?) GROUP BY 1",
+        (since, step, since, until, since, until),
     ):
-        at = min(int((ended - since) / step), steps - 1)
+        at = min(at, steps - 1)
         cost[at] += usd
-        notional[at] += usd if is_notional else 0.0
+        notional[at] += part
     queued, running = _depths(connection, [min(since + (number + 1) * step, until) for number in range(steps)])
     shares = [_shares(found) for found in times]
     return Series(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from agent_bus.questions import LONGEST_REASON
 from orchestrator_service.orders import LONGEST_DESCRIPTION, MOST_DEPENDENCIES
 
 LONGEST_WAIT_S: Final = 600
@@ -148,3 +149,30 @@ class SendMessage(BaseModel):
     ] = None
     wait: Annotated[bool, Field(description="false returns the task's id at once.")] = True
     timeout_seconds: Annotated[float, Field(ge=0, le=LONGEST_WAIT_S)] = _USUAL_WAIT_S
+
+
+class ListQuestions(BaseModel):
+    """List what agents of the team ask people: permissions to use a tool that their rules leave open.
+
+    Show them to the person you work for, with the whole input; the decision is theirs.
+    """
+
+    model_config = _CONFIG
+
+    worker: Annotated[_Name, Field(max_length=63, description="Those of this worker alone.")] = None
+
+
+class AnswerQuestion(BaseModel):
+    """Answer one question, for the person you work for and as they said; the first answer counts.
+
+    `allow` lets this one call run and nothing else; on `deny` the agent hears the reason and goes on without.
+    """
+
+    model_config = _CONFIG
+
+    question_id: Annotated[str, Field(min_length=1, max_length=64)]
+    decision: Literal["allow", "deny"]
+    reason: Annotated[
+        _Name,
+        Field(max_length=LONGEST_REASON, description="What the agent hears; to a question with words, the answer."),
+    ] = None

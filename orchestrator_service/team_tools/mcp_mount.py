@@ -13,12 +13,12 @@ from anyio.abc import TaskStatus
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from orchestrator_service.team_tools.tools import TeamDesk
+from orchestrator_service.team_tools.tools import AnsweringDesk
 
 log = logging.getLogger(__name__)
 
 
-def make_mcp_app(desk: TeamDesk) -> tuple[ASGIApp, AbstractAsyncContextManager[None]]:
+def make_mcp_app(desk: AnsweringDesk) -> tuple[ASGIApp, AbstractAsyncContextManager[None]]:
     """Return an ASGI application, and what must be entered for as long as it serves.
 
     It expects to find who asks in `scope["state"]["asker"]` (a `desk.Asker`); tokens, the Host header and the size of
@@ -29,7 +29,7 @@ def make_mcp_app(desk: TeamDesk) -> tuple[ASGIApp, AbstractAsyncContextManager[N
 
 
 class _Mount:
-    def __init__(self, desk: TeamDesk) -> None:
+    def __init__(self, desk: AnsweringDesk) -> None:
         self._desk = desk
         self._app: ASGIApp | None = None
         self._starting = asyncio.Lock()

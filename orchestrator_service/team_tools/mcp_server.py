@@ -19,7 +19,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from agent_bus import VERSION
 from orchestrator_service.desk import Asker
-from orchestrator_service.team_tools.tools import TOOLS, TeamDesk, TeamTools, ToolRefused
+from orchestrator_service.team_tools.tools import AnsweringDesk, TeamTools, ToolRefused
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +35,19 @@ Context = ServerRequestContext[Any, Any]
 
 def make_server(tools_for: Callable[[Context], TeamTools], name: str = SERVER_NAME) -> Server[Any]:
     """Return a server of the team's tools; `tools_for` says with whose tools a request is answered."""
-    listed = types.ListToolsResult(
-        tools=[
-            types.Tool(
-                name=tool.name,
-                description=tool.description,
-                input_schema=tool.schema(),
-                annotations=types.ToolAnnotations(read_only_hint=tool.reads_only, open_world_hint=False),
-            )
-            for tool in TOOLS
-        ]
-    )
 
-    async def list_tools(_: Context, __: types.PaginatedRequestParams | None) -> types.ListToolsResult:
-        return listed
+    async def list_tools(context: Context, _: types.PaginatedRequestParams | None) -> types.ListToolsResult:
+        return types.ListToolsResult(
+            tools=[
+                types.Tool(
+                    name=tool.name,
+                    description=tool.description,
+                    input_schema=tool.schema(),
+                    annotations=types.ToolAnnotations(read_only_hint=tool.reads_only, open_world_hint=False),
+                )
+                for tool in tools_for(context).tools
+            ]
+        )
 
     async def call_tool(context: Context, asked: types.CallToolRequestParams) -> types.CallToolResult:
         try:
@@ -69,16 +68,18 @@ def _answer(text: str, *, is_error: bool = False) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(text=text)], is_error=is_error)
 
 
-def http_manager(desk: TeamDesk) -> StreamableHTTPSessionManager:
+def http_manager(desk: AnsweringDesk) -> StreamableHTTPSessionManager:
     """Return what serves MCP over HTTP, in its stateless form: any request can be the first after a restart.
 
-    Who asks is found in the request's scope, `scope["state"]["asker"]`.
+    Who asks is found in the request's scope, `scope["state"]["asker"]`, and whether they may answer the questions of
+    agents in `scope["state"]["may_answer"]`.
     """
 
     def tools_for(context: Context) -> TeamTools:
         request: Any = context.request
         asker: Asker = request.scope["state"]["asker"]
-        return TeamTools(desk, replace(asker, origin="mcp"))
+        answering = desk if request.scope["state"].get("may_answer") else None
+        return TeamTools(desk, replace(asker, origin="mcp"), answering)
 
     # Hosts, origins and tokens were looked at before the request came here.
     trusting = TransportSecuritySettings(enable_dns_rebinding_protection=False)

@@ -8,16 +8,19 @@ from types import TracebackType
 from typing import Final, TypeVar
 
 from agent_bus.messages import is_task_id
+from agent_bus.questions import Decision
 from orchestrator_service.client import calls as api_calls
 from orchestrator_service.client.calls import ApiAway, ApiPlace, ApiRefused, Call
 from orchestrator_service.client.streams import ApiClient
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, NotKnown, OrchestratorError, Unavailable
 from orchestrator_service.orders import GraphOrder, TaskOrder
-from orchestrator_service.records import Submission, TaskRecord, TaskResult, TaskSummary, WorkerRecord
+from orchestrator_service.records import QuestionRecord, Submission, TaskRecord, TaskResult, TaskSummary, WorkerRecord
 
 T = TypeVar("T")
 
+_NO_QUESTION: Final = f"q-{'0' * 16}"
+_NOT_KNOWN: Final = 404
 _KINDS: Final[dict[int, type[OrchestratorError]]] = {409: Conflict, 429: Unavailable, 503: Unavailable}
 
 
@@ -62,6 +65,29 @@ class RemoteDesk:
     async def cancel(self, task_id: str, asker: Asker, reason: str = "") -> TaskSummary:
         """End a task."""
         return await self._ask(api_calls.cancel(_checked(task_id), reason))
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        """Return the questions of agents."""
+        return await self._ask(api_calls.questions(state, worker=worker, task_id=task_id, limit=limit))
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        """Answer one."""
+        allow = decision is Decision.ALLOW
+        return await self._ask(api_calls.answer_question(question_id, allow=allow, reason=reason))
+
+    async def may_answer(self) -> bool:
+        """Tell whether the token may answer: a question that nobody has asked is then not known, and not forbidden."""
+        try:
+            await self._client.ask(api_calls.answer_question(_NO_QUESTION, allow=False))
+        except ApiRefused as refusal:
+            return refusal.status == _NOT_KNOWN
+        except ApiAway:
+            return False
+        return False
 
     async def _ask(self, call: Call[T]) -> T:
         try:

@@ -13,11 +13,13 @@ from typing import Any, Final, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from agent_bus.questions import Decision
 from orchestrator_service.desk import Asker, Idempotency
 from orchestrator_service.errors import Conflict, NotKnown, OrchestratorError
 from orchestrator_service.orders import GraphOrder, TaskOrder
 from orchestrator_service.records import (
     FINAL_STATES,
+    QuestionRecord,
     Submission,
     TaskRecord,
     TaskResult,
@@ -25,8 +27,10 @@ from orchestrator_service.records import (
     WorkerRecord,
 )
 from orchestrator_service.team_tools.arguments import (
+    AnswerQuestion,
     CancelTask,
     GetResult,
+    ListQuestions,
     ListWorkers,
     SendMessage,
     SubmitTask,
@@ -38,6 +42,7 @@ MOST_OUTPUT: Final = 20_000
 MOST_OUTPUTS: Final = 60_000
 """Characters of all outputs in one answer: Claude Code refuses an answer of more than 25,000 tokens."""
 _LEAST_OUTPUT: Final = 500
+_MOST_QUESTIONS: Final = 20
 _STEP_S: Final = 20.0
 """So often somebody who waits is told that the waiting goes on."""
 
@@ -73,12 +78,34 @@ class TeamDesk(Protocol):
         """See `Desk.cancel`."""
 
 
+class QuestionDesk(Protocol):
+    """What of `desk.Desk` those need that may answer the questions of agents."""
+
+    async def questions(
+        self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
+    ) -> list[QuestionRecord]:
+        """See `Desk.questions`."""
+
+    async def answer_question(
+        self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+    ) -> QuestionRecord:
+        """See `Desk.answer_question`."""
+
+
+class AnsweringDesk(TeamDesk, QuestionDesk, Protocol):
+    """Both."""
+
+
 class TeamTools:
     """The tools, for one who asks."""
 
-    def __init__(self, desk: TeamDesk, asker: Asker) -> None:
+    def __init__(self, desk: TeamDesk, asker: Asker, questions: QuestionDesk | None = None) -> None:
+        """Work at `desk` for `asker`, and at `questions` where that may answer the questions of agents."""
         self._desk = desk
         self._asker = asker
+        self._questions = questions
+        self.tools = TOOLS if questions is None else (*TOOLS, *ANSWERING_TOOLS)
+        """Those that there are for this one."""
 
     async def call(self, name: str, arguments: dict[str, Any], report: Report | None = None) -> str:
         """Use a tool; returns its answer as JSON.
@@ -86,7 +113,7 @@ class TeamTools:
         Raises:
             ToolRefused: there is no such tool, an argument is wrong, or what is asked for cannot be done.
         """
-        known = {tool.name: tool for tool in TOOLS}
+        known = {tool.name: tool for tool in self.tools}
         tool = known.get(name)
         if tool is None:
             raise ToolRefused(f"There is no tool {name[:100]!r}; there are {', '.join(known)}.")
@@ -150,6 +177,18 @@ class TeamTools:
         if task.state not in FINAL_STATES:
             told["note"] = "There is no answer yet: wait for it with wait_for_tasks."
         return told
+
+    async def list_questions(self, asked: ListQuestions, _: Report | None) -> dict[str, Any]:
+        """Tell what waits for a person."""
+        assert self._questions is not None
+        found = await self._questions.questions(state="open", worker=asked.worker, limit=_MOST_QUESTIONS)
+        return {"questions": [_question(question) for question in found]}
+
+    async def answer_question(self, asked: AnswerQuestion, _: Report | None) -> dict[str, Any]:
+        """Pass a person's answer on."""
+        decision = Decision(asked.decision)
+        assert self._questions is not None
+        return _question(await self._questions.answer_question(asked.question_id, decision, self._asker, asked.reason))
 
     def _conversation(self, worker: str) -> str:
         # One conversation lives at one worker, so each worker has its own with whoever asks.
@@ -215,6 +254,11 @@ TOOLS: Final = (
     Tool(CancelTask, TeamTools.cancel_task, reads_only=False),
     Tool(SendMessage, TeamTools.send_message, reads_only=False),
 )
+ANSWERING_TOOLS: Final = (
+    Tool(ListQuestions, TeamTools.list_questions, reads_only=True),
+    Tool(AnswerQuestion, TeamTools.answer_question, reads_only=False),
+)
+"""For those alone that may answer the questions of agents; no agent of the team has them."""
 
 
 async def _report(report: Report, tasks: list[TaskSummary], before: float) -> float:
@@ -238,6 +282,10 @@ def _worker(worker: WorkerRecord) -> dict[str, Any]:
         "in_flight": worker.in_flight,
         "waiting": worker.waiting,
     }
+
+
+def _question(question: QuestionRecord) -> dict[str, Any]:
+    return question.model_dump(mode="json", exclude_none=True)
 
 
 def _accepted(submission: Submission) -> dict[str, Any]:

@@ -68,7 +68,7 @@ async def test_every_hook_of_a_turn_becomes_an_event_once(
         ),
         reply("done"),
     )
-    settings = settings_of(WORKER_MODE="hooks", ALLOWED_TOOLS=TOOLS)
+    settings = settings_of(WORKER_MODE="hooks", ALLOWED_TOOLS=TOOLS, QUESTIONS="off")
     async with open_worker(settings) as worker:
         client.submit("t1", "all of it")
         await until(client.has_result("t1"), 40)

@@ -203,6 +203,24 @@ async def test_a_task_that_waits_has_no_end_and_its_own_time_stands_still(
     assert client.result("t1").status is TaskStatus.COMPLETED
 
 
+async def test_an_agent_that_waits_for_a_person_is_not_called_stuck(
+    api: MessagesApi, settings_of: Settings, client: Client, made: Path
+) -> None:
+    api.when("go", publish(made), reply("done"))
+    settings = settings_of(ALLOWED_TOOLS="Read", PERMISSION_MODE="default", STUCK_AFTER="1", HEARTBEAT_INTERVAL="0.5")
+    async with open_worker(settings) as worker:
+        client.submit("t1", "go", on_question="wait")
+        question = await one_question(client)
+        beats = []
+        worker.pulse.on_beat.append(beats.append)
+        # Four times what it would take to be found stuck.
+        await until(lambda: len(beats) >= 12, 60, what="time to go by")
+        answer(client, question, Decision.ALLOW)
+        await until(client.has_result("t1"), 40)
+    assert [event["event"] for event in client.events("t1") if "stuck" in event["event"]] == []
+    assert client.result("t1").status is TaskStatus.COMPLETED
+
+
 async def test_without_questions_claude_code_denies_at_once(
     api: MessagesApi, settings_of: Settings, client: Client, made: Path
 ) -> None:

@@ -35,6 +35,8 @@ QUICK = {
     "SHUTDOWN_GRACE": "10",
     "SYNC_RESULTS": "0",
     "AGENT_ISOLATION": "off",
+    # The workspace is wherever the tests were started, which may be a repository.
+    "WORKTREES": "off",
 }
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import DeadLetterReason, QueueUnavailable
-from agent_bus.gates import GateNotice
+from agent_bus.gates import GateNotice, closed_gates, open_gate
 from agent_bus.messages import Heartbeat, TaskStatus, WorkerStatus, utc_now
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.client import RedisClient
+from agent_bus.redis.gate_keys import RedisGates
 from agent_bus.redis.keys import GATES_CHANNEL, gate
 from agent_bus.redis.shared_gate import SharedGate
 from agent_bus.redis.url import parse_redis_url
@@ -216,3 +217,74 @@ async def test_a_gate_closed_while_redis_is_away_is_told_later(tmp_path: Path) -
                 await asyncio.to_thread(wait_until, lambda: client.get(gate("abc")))
         finally:
             server.kill()
+
+
+async def test_a_gate_that_is_opened_in_redis_is_open_everywhere(
+    server: RedisServer, client: RedisClient, tmp_path: Path
+) -> None:
+    async with host(server.url, tmp_path) as one, host(server.url) as other:
+        await async_wait_until(lambda: other.caller.connected)
+        one.gate.close_until(notice(600))
+        found = await asyncio.to_thread(wait_until, client.closed_gates)
+        assert list(found) == ["abc"] and list(closed_gates(tmp_path)) == ["abc"]
+        other.gate.read_again()
+        await async_wait_until(lambda: other.gate.closed() is not None)
+        with server.client() as redis, redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+            pubsub.subscribe(GATES_CHANNEL)
+            client.open_gate("abc", found["abc"], "me")
+            message = await asyncio.to_thread(wait_until, lambda: pubsub.get_message(timeout=1))
+        assert client.closed_gates() == {}
+        for each in (one, other):
+            rings = each.rings
+            each.gate.hear(message["data"].replace(b'"abc"', b'"def"'))
+            assert each.gate.closed() is not None and each.rings == rings
+            each.gate.hear(message["data"])
+            assert each.gate.closed() is None and each.rings == rings + 1
+        # Whoever heard it has opened its directory as well, and the gate can be closed anew.
+        assert closed_gates(tmp_path) == {}
+        one.gate.close_until(notice(300))
+        await asyncio.to_thread(wait_until, client.closed_gates)
+        assert one.gate.closed() is not None
+
+
+async def test_a_gate_whose_file_is_removed_is_opened_in_redis_too(
+    server: RedisServer, client: RedisClient, tmp_path: Path
+) -> None:
+    async with host(server.url, tmp_path) as one, host(server.url) as other:
+        await async_wait_until(lambda: other.caller.connected)
+        one.gate.close_until(notice(600))
+        await asyncio.to_thread(wait_until, client.closed_gates)
+        other.gate.read_again()
+        await async_wait_until(lambda: other.gate.closed() is not None)
+        assert one.gate.closed() is not None
+        assert open_gate(tmp_path, "abc")
+        assert one.gate.closed() is None
+        await asyncio.to_thread(wait_until, lambda: not client.closed_gates())
+        # A host that missed the message sees it when it looks.
+        other.gate.read_again()
+        await async_wait_until(lambda: other.gate.closed() is None)
+
+
+async def test_a_gate_that_redis_has_not_taken_yet_stays_closed(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path / "redis")
+    async with host(server.url) as one:
+        one.gate.close_until(notice(60))
+        one.gate.read_again()
+        server.start()
+        try:
+            with server.client() as redis:
+                await asyncio.to_thread(wait_until, lambda: redis.get(gate("abc")))
+            assert one.gate.closed() is not None
+        finally:
+            server.kill()
+
+
+async def test_the_gatekeeper_reads_and_opens_gates_in_redis(server: RedisServer, client: RedisClient) -> None:
+    async with host(server.url) as one:
+        gates = RedisGates(one.caller)
+        assert await gates.closed(["abc"]) == {}
+        one.gate.close_until(notice(600))
+        found = await asyncio.to_thread(wait_until, client.closed_gates)
+        assert await gates.closed(["abc", "def"]) == found
+        await gates.open("abc", found["abc"], "me")
+        assert client.closed_gates() == {}

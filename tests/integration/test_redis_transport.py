@@ -113,7 +113,7 @@ async def test_a_large_batch_arrives_in_order(server: RedisServer, tmp_path: Pat
     with server.client() as client:
         rows: Any = client.xrange(KEYS.tasks)
     assert [json.loads(fields[b"task"])["task_id"] for _, fields in rows] == [str(number) for number in range(1200)]
-    await redis._caller.aclose()
+    await redis.caller.aclose()
 
 
 async def test_an_unread_task_is_withdrawn_once(server: RedisServer, tmp_path: Path) -> None:

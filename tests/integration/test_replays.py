@@ -43,6 +43,18 @@ async def test_the_last_outcome_is_told_after_a_replay(tmp_path: Path) -> None:
         await scene.check_book()
 
 
+async def test_a_replay_that_comes_by_redis_is_taken_up_as_well(tmp_path: Path) -> None:
+    async with open_scene(tmp_path) as scene:
+        await failed(scene)
+        result = scene.made("t", worker="marie")
+        for position in ("5-0", "5-1"):
+            heard = HeardResult(result=result, transport="redis", position=position)
+            scene.service.clerk.hear_result(heard)
+            await scene.quiet()
+        task = await scene.desk.task("t")
+        assert (task.state, task.tries, len(task.runs)) == (TaskState.COMPLETED, 2, 2)
+
+
 async def test_the_same_result_twice_is_no_replay(tmp_path: Path) -> None:
     async with open_scene(tmp_path) as scene:
         await failed(scene)

@@ -27,6 +27,15 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         await opened.check_book()
 
 
+# -- what its worker is told
+
+
+async def test_what_the_worker_itself_goes_by_is_handed_on(scene: Scene) -> None:
+    await scene.submit(task_id="t", stuck_after=0, on_interrupt="fail", max_attempts=2)
+    body = scene.body("t")
+    assert (body["stuck_after"], body["on_interrupt"], body["max_attempts"]) == (0, "fail", 2)
+
+
 # -- retries
 
 

@@ -51,6 +51,8 @@ class Step:
     """Keep the request open until ``MessagesApi.release``, the client's disconnect or the end of the server."""
     chunk_delay_s: float = 0.0
     """Seconds before each streamed word."""
+    open_end: bool = False
+    """Stream the whole message, and then keep the stream open as ``hold`` does."""
     input_tokens: int = 10
     output_tokens: int = 5
 
@@ -75,6 +77,11 @@ def structured(value: Json) -> Step:
 def slow(text: str, *, chunk_delay_s: float) -> Step:
     """A text answer streamed word by word, ``chunk_delay_s`` seconds apart."""
     return replace(reply(text), chunk_delay_s=chunk_delay_s)
+
+
+def unending(text: str) -> Step:
+    """A text answer that is whole, its stop reason included, on a stream that does not end until the release."""
+    return replace(reply(text), open_end=True)
 
 
 def hang(then: Step | None = None) -> Step:
@@ -319,7 +326,8 @@ class MessagesApi:
             return Response(step.body, step.status, headers=dict(step.headers))
         message = _message(step, str(seen.body.get("model", "")))
         if seen.body.get("stream"):
-            return StreamingResponse(_events(message, step.chunk_delay_s), media_type="text/event-stream")
+            until = self._released if step.open_end else None
+            return StreamingResponse(_events(message, step.chunk_delay_s, until), media_type="text/event-stream")
         return JSONResponse(message)
 
     def _record_and_choose(self, seen: Seen) -> Step:
@@ -365,8 +373,8 @@ def _message(step: Step, model: str) -> Json:
     return {**head, "content": content, "stop_reason": stop_reason, "stop_sequence": None, "usage": usage}
 
 
-async def _events(message: Json, chunk_delay_s: float) -> AsyncIterator[str]:
-    """The message as server-sent events, in the order the API sends them."""
+async def _events(message: Json, chunk_delay_s: float, until: asyncio.Event | None = None) -> AsyncIterator[str]:
+    """The message as server-sent events, in the order the API sends them; the last one only ``until`` it is set."""
 
     def event(kind: str, **fields: Any) -> str:
         return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
@@ -390,6 +398,8 @@ async def _events(message: Json, chunk_delay_s: float) -> AsyncIterator[str]:
         yield event("content_block_stop", index=index)
     stop = {"stop_reason": message["stop_reason"], "stop_sequence": None}
     yield event("message_delta", delta=stop, usage=usage)
+    if until is not None:
+        await until.wait()
     yield event("message_stop")
 
 

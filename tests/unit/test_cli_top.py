@@ -9,7 +9,7 @@ from rich.console import Console
 
 from agent_bus.messages import TaskError
 from orchestrator_service.cli.top_view import Glimpse, Throughput, render
-from orchestrator_service.records import Route, TaskState, TaskSummary, WaitsFor, WorkerRecord
+from orchestrator_service.records import Route, TaskState, TaskSummary, WaitsFor, WorkerInstance, WorkerRecord
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -93,6 +93,22 @@ def test_workers_what_runs_what_waits_and_what_ended() -> None:
     assert "r1 running ann 5 min Sum up" in text
     assert "e1 failed ann 9 s no[2J luck at all" in text
     assert "\x1b" not in text
+
+
+def test_a_worker_with_stuck_tasks_says_how_many() -> None:
+    told = dict.fromkeys(WorkerInstance.model_fields)
+    told |= {
+        "instance": "ann-1",
+        "transport": "file",
+        "status": "busy",
+        "age_seconds": 1.0,
+        "slots": 4,
+        "mode": "hooks",
+    }
+    told |= {"timestamp": NOW, "current_tasks": ["r1", "r2"], "stuck_tasks": ["r2"], "agent": "claude", "version": "1"}
+    gone = {**told, "instance": "ann-0", "alive": False}
+    ann = worker("ann", instances=[{**told, "alive": True}, gone])
+    assert "ann busy, 1 stuck 3 s" in shown(glimpse(workers=[ann]))
 
 
 def test_a_sample_of_what_waits_is_called_one() -> None:

@@ -11,7 +11,7 @@ from service_kit.agent_environment import agent_environment
 from service_kit.environment import SettingsError
 from service_kit.modes import Activation, Mode
 from service_kit.places import has_shared_directory
-from worker_service.settings import AgentKind, Isolation, WorkerSettings, read_settings
+from worker_service.settings import AgentKind, Isolation, StuckAction, WorkerSettings, read_settings
 
 
 def read(**environ: str) -> WorkerSettings:
@@ -37,6 +37,13 @@ GOOD: list[tuple[str, str, Callable[[WorkerSettings], object], object]] = [
     ("HOOKS_CONFIG", "/x.json", lambda s: s.hooks_config, Path("/x.json")),
     ("HOOK_TOKEN", "t", lambda s: s.hook_token, "t"),
     ("HOOK_TIMEOUT", "2", lambda s: s.hook_timeout_s, 2.0),
+    ("STUCK_AFTER", "0.25", lambda s: s.supervision.after_s, 0.25),
+    ("STUCK_LINGER", "0", lambda s: s.supervision.linger_s, 0.0),
+    ("STUCK_REPEATS", "3", lambda s: s.supervision.repeats, 3),
+    ("STUCK_IDLE_CPU", "0.1", lambda s: s.supervision.idle_cpu, 0.1),
+    ("STUCK_ACTION", "tell", lambda s: s.supervision.action, StuckAction.TELL),
+    ("STUCK_INTERRUPT_AFTER", "0", lambda s: s.supervision.interrupt_after_s, 0.0),
+    ("STUCK_KILL_AFTER", "0.5", lambda s: s.supervision.kill_after_s, 0.5),
     ("AGENT_ISOLATION", "off", lambda s: s.claude.isolation, Isolation.OFF),
     ("REDIS_LEASE", "5", lambda s: s.redis_lease_s, 5.0),
     ("AGENT", "echo", lambda s: s.agent, AgentKind.ECHO),
@@ -86,6 +93,12 @@ BAD = [
     ("ACTIVATION_WRAPPER", "2"),
     ("REDIS_LEASE", "0"),
     ("HOOK_TIMEOUT", "0"),
+    ("STUCK_AFTER", "-1"),
+    ("STUCK_AFTER", "soon"),
+    ("STUCK_REPEATS", "1.5"),
+    ("STUCK_IDLE_CPU", "0"),
+    ("STUCK_ACTION", "kill"),
+    ("STUCK_KILL_AFTER", "0"),
     ("AGENT_ISOLATION", "maybe"),
     ("AGENT", "gpt"),
     ("AGENT", "command"),

@@ -72,6 +72,8 @@ def test_relative_paths_are_meant_from_the_folder_of_the_file(tmp_path: Path) ->
         ("[workers.a]\nslots = true", "workers.a.slots is True; allowed is a whole number"),
         ("[workers.a]\nslot = 1", "workers.a.slot is 1, and there is no such key"),
         ("[defaults]\nslots = '4'\n[workers.a]", "defaults.slots is '4'; allowed is a whole number"),
+        ("[workers.a]\nstuck_action = 'kill'", "workers.a.stuck_action is 'kill'; allowed is end or tell"),
+        ("[workers.a]\nstuck_after = -1", "workers.a.stuck_after is -1; allowed is seconds"),
         ("[workers.a]\ntask_timeout = nan", "workers.a.task_timeout is nan; allowed is seconds"),
         ("[workers.a]\nmax_budget_usd = -1", "workers.a.max_budget_usd is -1; allowed is a number above 0"),
         ("[workers.a]\nmodel = 'two words'", "workers.a.model is 'two words'; allowed is the name of a model"),
@@ -126,6 +128,10 @@ def test_the_environment_says_all_that_the_team_says(tmp_path: Path) -> None:
         allowed_tools = ["Read", "Bash(git log:*, git show:*)"]
         max_turns = 9
         max_budget_usd = 0.5
+        stuck_after = 0.5
+        stuck_linger = 0
+        stuck_repeats = 4
+        stuck_action = "tell"
         environment = { EXTRA = "yes" }
         """,
     )
@@ -142,6 +148,8 @@ def test_the_environment_says_all_that_the_team_says(tmp_path: Path) -> None:
     assert float(made["TASK_TIMEOUT"]) == 1234567
     assert made["ALLOWED_TOOLS"] == "Read,Bash(git log:*, git show:*)"
     assert (made["MAX_TURNS"], made["MAX_BUDGET_USD"]) == ("9", "0.5")
+    assert (float(made["STUCK_AFTER"]), float(made["STUCK_LINGER"])) == (0.5, 0)
+    assert (made["STUCK_REPEATS"], made["STUCK_ACTION"]) == ("4", "tell")
     assert (made["HTTP_HOST"], made["HTTP_PORT"]) == ("127.0.0.1", "0")
     assert made["MODEL"] == "haiku"
     assert made["EXTRA"] == "yes"

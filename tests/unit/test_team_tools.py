@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from agent_bus.messages import TaskError
+from agent_bus.questions import Decision
+from orchestrator_service.api import examples
 from orchestrator_service.desk import Asker
-from orchestrator_service.errors import LedgerUnavailable
-from orchestrator_service.records import TaskState
+from orchestrator_service.errors import Conflict, LedgerUnavailable
+from orchestrator_service.records import QuestionRecord, TaskState
 from orchestrator_service.team_tools.tools import MOST_OUTPUT, TOOLS, TeamTools, ToolRefused
 from tests.team_desk import TeamDesk
 from tests.waiting import async_wait_until as until
@@ -199,3 +201,38 @@ async def test_what_is_wrong_comes_back_in_one_sentence(caller: Caller) -> None:
 
     caller.desk.submit = broken  # type: ignore[method-assign]
     assert "the disk is full" in await caller.refusal("submit_task", description="x")
+
+
+async def test_who_may_answer_has_two_tools_more_and_nobody_else_has_them() -> None:
+    asked: list[tuple[str, Decision, str | None]] = []
+    record = QuestionRecord.model_validate(examples.QUESTION)
+
+    class Questions:
+        async def questions(self, **_: Any) -> list[QuestionRecord]:
+            return [record]
+
+        async def answer_question(
+            self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
+        ) -> QuestionRecord:
+            if question_id != record.question_id:
+                raise Conflict(f"Question {question_id} was answered already.")
+            asked.append((asker.name, decision, reason))
+            return record
+
+    may = TeamTools(TeamDesk(), Asker(name="anna", origin="mcp"), Questions())
+    may_not = TeamTools(TeamDesk(), Asker(name="eve", origin="mcp"))
+    assert [tool.name for tool in may.tools] == [*(tool.name for tool in TOOLS), "list_questions", "answer_question"]
+    assert may_not.tools == TOOLS
+    (shown,) = json.loads(await may.call("list_questions", {}))["questions"]
+    assert shown["input"]["command"] == "npm publish"
+    given = {"question_id": record.question_id, "decision": "deny", "reason": "not today"}
+    await may.call("answer_question", given)
+    assert asked == [("anna", Decision.DENY, "not today")]
+    with pytest.raises(ToolRefused, match="answered already"):
+        await may.call("answer_question", {**given, "question_id": "q-0"})
+    with pytest.raises(ToolRefused, match="decision"):
+        await may.call("answer_question", {**given, "decision": "allow all"})
+    for name in ("list_questions", "answer_question"):
+        with pytest.raises(ToolRefused, match="There is no tool"):
+            await may_not.call(name, given)
+    assert len(asked) == 1

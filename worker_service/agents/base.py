@@ -18,6 +18,8 @@ class StopCause(StrEnum):
     CANCEL = "cancel"
     SHUTDOWN = "shutdown"
     """The worker leaves; the task is released and goes on elsewhere."""
+    STUCK = "stuck"
+    """It does not get on; see `worker_service.supervision`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,12 +37,40 @@ class Outcome:
     model: str | None = None
     stderr: str = ""
     exit_code: int | None = None
+    worktree: str | None = None
+    branch: str | None = None
+    commit: str | None = None
+    changes: str | None = None
+    changes_note: str | None = None
 
     def fail(self, kind: str, message: str) -> None:
         """Make it a failure with this reason; the first reason stays."""
         self.status = TaskStatus.FAILED
         if self.error is None:
             self.error = TaskError(kind=kind, message=message)
+
+
+class LifeSigns(Protocol):
+    """What can be seen of a run that has a process; moments are of `time.monotonic`."""
+
+    @property
+    def heard_at(self) -> float:
+        """When the process last said something."""
+
+    @property
+    def answered_at(self) -> float | None:
+        """Since when its answer has been there though it has not ended; None while there is none."""
+
+    @property
+    def hooked(self) -> bool:
+        """Whether it tells of its hooks."""
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it has commands in the background."""
+
+    def work_seconds(self) -> float:
+        """Return the CPU time that the processes working for it have used so far."""
 
 
 class RateLimited(Exception):
@@ -52,6 +82,10 @@ class RateLimited(Exception):
         self.kind = kind
         self.until = until
         self.message = message
+
+
+def _nobody_watches(signs: LifeSigns) -> None:
+    return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,6 +123,8 @@ class Run:
     """The conversation to go on in, or None."""
     interrupted: bool = False
     """Whether an earlier attempt had handed the prompt to that conversation."""
+    stuck_before: str | None = None
+    """Why an earlier attempt was ended as stuck, in a sentence."""
     outcome: Outcome = field(default_factory=Outcome)
     """Filled in as the work goes on."""
     emit: Callable[[str, dict[str, Any]], None] = lambda event, data: None
@@ -101,6 +137,12 @@ class Run:
     """Asks a person, and returns what came of it; None where nobody is there to be asked."""
     stop_cause: StopCause | None = None
     """Set before the run is cancelled from outside."""
+    supervise: Callable[[LifeSigns], None] = _nobody_watches
+    """Called when a process works for the run, with what can be seen of it; may replace `emit`."""
+    interrupt_s: float | None = None
+    """Seconds that a run stopped as stuck has to end in good order before it is killed; None: as any other."""
+    answered: bool = False
+    """Whether the answer came after all while the run was being stopped; the outcome then holds it."""
 
 
 class Agent(Protocol):

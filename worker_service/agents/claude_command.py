@@ -96,6 +96,7 @@ def command_line(
     style: list[str],
     session_settings: str,
     isolated: bool = False,
+    tells_progress: bool = False,
     asks: bool = False,
 ) -> list[str]:
     """Return the whole command.
@@ -110,9 +111,12 @@ def command_line(
         session_settings: JSON for `--settings`.
         isolated: Whether shell commands run isolated. Claude Code then forces the permission mode `default`; that
             edits in the workspace need no permission, which `acceptEdits` means, is said by a rule instead.
+        tells_progress: Whether it shows a message while the model writes it: else a long one looks like silence.
         asks: Whether what the rules leave open is asked over the process's own pipes; else Claude Code denies it.
     """
     command = [str(cli), "--output-format", "stream-json", "--verbose", "--input-format", "stream-json"]
+    if tells_progress:
+        command.append("--include-partial-messages")
     # One word for flag and value: no value can then be taken for a flag.
     command.append(f"--resume={session_id}" if resume else f"--session-id={session_id}")
     command.append(f"--permission-mode={settings.permission_mode}")

@@ -78,6 +78,7 @@ class ClaudeProcess:
         self._client = ClaudeSDKClient(options, transport=self._transport)
         self._to_reader, self._from_process = anyio.create_memory_object_stream[Message](_MESSAGES_KEPT)
         self._failure: ProcessGone | None = None
+        self._agent: frozenset[int] = frozenset()
         self._family: frozenset[int] = frozenset()
         self._background_tasks = False
 
@@ -90,6 +91,30 @@ class ClaudeProcess:
     def frozen(self) -> bool:
         """Whether it is stopped."""
         return self._process.frozen
+
+    @property
+    def heard_at(self) -> float:
+        """When it last showed that it gets on."""
+        return self._transport.heard_at
+
+    @property
+    def answered_at(self) -> float | None:
+        """Since when its answer has been there without the end of its turn."""
+        return self._transport.answered_at
+
+    @property
+    def hooked(self) -> bool:
+        """Whether it tells of its hooks."""
+        return self.hooks is not None
+
+    @property
+    def in_background(self) -> bool:
+        """Whether it has commands in the background."""
+        return self._background_tasks
+
+    def work_seconds(self) -> float:
+        """Return the CPU time of what it has started: what it uses itself is no sign that its task gets on."""
+        return self._process.work_seconds(but_for=self._agent)
 
     def freeze(self) -> None:
         """Stop it from using any CPU while it waits."""
@@ -120,6 +145,7 @@ class ClaudeProcess:
             await self.aclose()
             raise failure from error
         tasks.start_soon(self._pump, name="claude messages")
+        self._agent = self._process.children()
         self._family = self._process.descendants()
 
     async def _connect(self) -> None:
@@ -188,6 +214,7 @@ class ClaudeProcess:
         """
         self.turns += 1
         self._drop_stale()
+        self._transport.begin_turn()
         try:
             await self._client.query(prompt)
         except ClaudeSDKError as error:
@@ -213,9 +240,9 @@ class ClaudeProcess:
             if isinstance(message, ResultMessage):
                 return
 
-    async def interrupt(self) -> ResultMessage | None:
-        """End the turn that runs; returns its result line, or None when none came in time."""
-        with anyio.move_on_after(INTERRUPT_TIMEOUT_S), suppress(Exception):
+    async def interrupt(self, within_s: float = INTERRUPT_TIMEOUT_S) -> ResultMessage | None:
+        """End the turn that runs; returns its result line, or None when none came within so many seconds."""
+        with anyio.move_on_after(within_s), suppress(Exception):
             await self._client.interrupt()
             async for message in self.messages():
                 if isinstance(message, ResultMessage):

@@ -9,6 +9,7 @@ from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
+from claude_agent_sdk import ResultMessage
 
 from agent_bus.isolation import SCRUB_VARIABLE
 from worker_service.agents.base import RateLimited, Run, StopCause
@@ -37,6 +38,9 @@ _RESUME_PROMPT: Final = (
     "have done already, check whether the last step took effect, and go on from there; do not start over.\n\n"
     "The task:\n{description}"
 )
+
+
+_STUCK_BEFORE: Final = "\n\nWhy you were interrupted: {reason} Go about it in another way where that was your doing."
 
 
 class ClaudeSessions:
@@ -85,6 +89,7 @@ class ClaudeSessions:
                 style=self._settings.claude.output_style,
             ),
             isolated=self._isolated,
+            tells_progress=self._settings.supervision.after_s > 0,
             asks=self._settings.questions.on,
         )
         return await start_claude(
@@ -146,7 +151,8 @@ class ClaudeSessions:
                 reusable = reusable and not process.questions.left_plan_mode
             if process.hooks is not None:
                 process.hooks.end(ending)
-            if reusable:
+            # What a worktree holds is committed next: nobody who could still write into it may be left.
+            if reusable and (run.outcome.worktree is None or run.task.session is not None):
                 self.pool.give_back(process, reusable=True, session=run.task.session)
             else:
                 with anyio.CancelScope(shield=True):
@@ -165,7 +171,7 @@ class ClaudeSessions:
             except NotResumable as error:
                 log.warning("the conversation cannot be resumed: %s", error, extra={"action": "not_resumable"})
             else:
-                return process, _RESUME_PROMPT.format(description=prompt) if run.interrupted else prompt
+                return process, _resume_prompt(run) if run.interrupted else prompt
         if resume is not None:
             run.emit("not_resumed", {"session_id": resume})
         return await self.pool.acquire(profile, session=session, resume=None), prompt
@@ -176,6 +182,7 @@ class ClaudeSessions:
         await run.remember(process.session_id)
         turn = Turn(run)
         await process.begin(prompt)
+        run.supervise(process)
         run.prompt_handed()
         run.emit("prompt", {"session_id": process.session_id, "attempt": run.attempt, "resumed": run.interrupted})
         async for message in process.messages():
@@ -192,8 +199,26 @@ class ClaudeSessions:
 
     async def _interrupt(self, process: ClaudeProcess, run: Run) -> None:
         """End the turn in good order, so that its cost is known and its transcript is whole."""
-        result = await process.interrupt()
-        if result is not None:
-            Turn(run).take_costs(result)
         cause = run.stop_cause or StopCause.TIMEOUT
+        stuck = cause is StopCause.STUCK
+        result = await (process.interrupt(run.interrupt_s) if stuck and run.interrupt_s else process.interrupt())
+        if result is not None and stuck and _is_whole(result, run):
+            # What held the turn up came after its answer (a Stop hook, say). The line itself may be empty then.
+            said = run.outcome.output
+            Turn(run).take(result)
+            run.outcome.output = run.outcome.output or said
+            run.answered = True
+        elif result is not None:
+            Turn(run).take_costs(result)
         run.emit("interrupted", {"cause": cause.value, "orderly": result is not None})
+
+
+def _resume_prompt(run: Run) -> str:
+    prompt = _RESUME_PROMPT.format(description=run.task.description)
+    # A circle of tool calls would only go on if nobody said what was wrong with it.
+    return prompt if run.stuck_before is None else prompt + _STUCK_BEFORE.format(reason=run.stuck_before)
+
+
+def _is_whole(result: ResultMessage, run: Run) -> bool:
+    """Tell whether a turn that was interrupted had come to its answer before."""
+    return not result.is_error and (run.task.output_schema is None or result.structured_output is not None)

@@ -7,6 +7,7 @@ shell commands leave behind; the rest of the protocol is the SDK's.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -30,13 +31,44 @@ class BadOutput(CLIConnectionError):
         self.kind = kind
 
 
+_PARTIAL: Final = b'{"type":"stream_event"'
+_CLOCKWORK: Final = frozenset(("tool_progress", "control_request", "control_response", "keep_alive"))
+"""Messages that come by themselves (a running tool's every 30 s, though it hangs), or are about something else."""
+_MAIN: Final = b'"parent_tool_use_id":null'
+"""In a line of the conversation itself, not of a subagent's."""
+
+
 class LeashedTransport(Transport):
-    """One JSON object a line, both ways."""
+    """One JSON object a line, both ways. What only tells that the model is writing goes no further than here."""
 
     def __init__(self, process: LeashedProcess) -> None:
         self._process = process
         self._sending = anyio.Lock()
         self._open = True
+        self.heard_at = time.monotonic()
+        """When a line last showed that the session gets on."""
+        self.answered_at: float | None = None
+        """Since when the model's last message has been there without the result that should follow it."""
+
+    def begin_turn(self) -> None:
+        """Begin to look for signs of life anew."""
+        self.heard_at, self.answered_at = time.monotonic(), None
+
+    def _take_partial(self, line: bytes) -> None:
+        """Take note of a part of a message that the model is writing."""
+        self.heard_at = time.monotonic()
+        if _MAIN in line:
+            if b'"stop_reason":"end_turn"' in line:
+                self.answered_at = self.heard_at
+            elif b'"type":"message_start"' in line:
+                self.answered_at = None
+
+    def _take_whole(self, sort: object) -> None:
+        """Take note of a message whose `type` is this."""
+        if sort not in _CLOCKWORK:
+            self.heard_at = time.monotonic()
+        if sort == "result":
+            self.answered_at = None
 
     async def connect(self) -> None:
         """Do nothing: the process runs already."""
@@ -60,6 +92,10 @@ class LeashedTransport(Transport):
     async def _messages(self) -> AsyncIterator[dict[str, Any]]:
         garbage = 0
         async for line in self._lines():
+            # Not taken apart any further: there is one for every few words that the model writes.
+            if line.startswith(_PARTIAL):
+                self._take_partial(line)
+                continue
             if not line.startswith(b"{"):
                 garbage += 1
                 if garbage > _TOLERATED_GARBAGE_LINES:
@@ -69,6 +105,11 @@ class LeashedTransport(Transport):
                 message = json.loads(line)
             except ValueError as error:
                 raise BadOutput("garbage", f"the Claude process printed a broken line: {line[:60]!r}") from error
+            sort = message.get("type")
+            if sort == "stream_event":
+                self._take_partial(line)
+                continue
+            self._take_whole(sort)
             yield message
 
     async def _lines(self) -> AsyncIterator[bytes]:

@@ -37,6 +37,12 @@ _UNKNOWN_RESET_S: Final = 60.0
 """How long a limit holds when nobody said for how long."""
 _OVERLOADED_S: Final = 30.0
 _RESET_IN_TEXT: Final = re.compile(r"limit reached\|(\d{10})")
+TOKEN_KINDS: Final = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)
 _ERROR_KINDS: Final = {
     "error_max_turns": "max_turns",
     "error_max_budget_usd": "max_budget",
@@ -59,6 +65,7 @@ class Turn:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._texts: list[str] = []
+        self._usages: dict[str, dict[str, Any]] = {}
 
     def take(self, message: Message) -> None:
         """Take in one message.
@@ -85,6 +92,13 @@ class Turn:
                 self._take_result(message)
 
     def _take_assistant(self, message: AssistantMessage) -> None:
+        if message.usage and message.message_id:
+            # Each line of a message has it anew; it is what there is when no result line comes.
+            self._usages[message.message_id] = message.usage
+            self._run.outcome.usage = {
+                kind: sum(amount for usage in self._usages.values() if isinstance(amount := usage.get(kind), int))
+                for kind in TOKEN_KINDS
+            }
         for block in message.content:
             if isinstance(block, TextBlock):
                 if message.parent_tool_use_id is None:
@@ -131,7 +145,9 @@ class Turn:
         outcome = self._run.outcome
         outcome.session_id = result.session_id or outcome.session_id
         outcome.num_turns = result.num_turns
-        outcome.usage = result.usage
+        # A turn that is interrupted in the middle of a message is told to have used nothing.
+        if outcome.usage is None or any((result.usage or {}).get(kind) for kind in TOKEN_KINDS):
+            outcome.usage = result.usage
         outcome.cost_usd = result.total_cost_usd
 
     def _take_result(self, result: ResultMessage) -> None:

@@ -14,6 +14,8 @@ from typing import Final
 import anyio
 from anyio.abc import Process
 
+from worker_service.cpu_use import seconds_below
+
 LEASH: Final = Path(__file__).with_name("leash.py")
 
 _STDERR_TAIL_BYTES: Final = 64 * 1024
@@ -108,6 +110,19 @@ class LeashedProcess:
                     await self._process.wait()
             with suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await self._process.aclose()
+
+    def terminate(self) -> None:
+        """Ask the agent to end; the leash kills what has not ended after a moment."""
+        self._frozen = False
+        self._signal(signal.SIGTERM)
+
+    def work_seconds(self, *, but_for: frozenset[int] = frozenset()) -> float:
+        """Return the CPU time that the family has used so far, the ended ones included, but for these processes."""
+        return seconds_below(self.pid, but_for=but_for)
+
+    def children(self) -> frozenset[int]:
+        """Return the agent, and whatever has lost its parent since."""
+        return frozenset(_children_of(self.pid))
 
     def descendants(self) -> frozenset[int]:
         """Return the ids of all living processes below the leash."""

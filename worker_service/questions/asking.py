@@ -44,6 +44,8 @@ _WHY: Final = {
     StopCause.CANCEL: "the task was cancelled",
     StopCause.TIMEOUT: "the task's time was over",
     StopCause.SHUTDOWN: "its worker was stopped",
+    StopCause.STUCK: "the task seemed stuck",
+    StopCause.STUCK: "the task was stuck",
 }
 
 

@@ -1,0 +1,1 @@
+"""Where a task works: in its workspace, or in a worktree of its own."""
