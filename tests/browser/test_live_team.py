@@ -190,10 +190,12 @@ def test_the_tasks_of_a_goal_are_drawn_and_lead_to_their_pages(window: Window, t
     expect(boxes).to_have_count(1)
     first = boxes.first.get_attribute("data-task")
     assert first is not None
-    oven = team.submit("buy an oven", title="Buy an oven", parent=first, dependencies=[first], worker="anga")
-    team.submit("bake", title="Bake", parent=first, dependencies=[oven, first], worker="anga")
+    oven = team.submit("buy an oven", title="Buy an oven", parent=first, dependencies=[first], worker="marie")
+    bake = team.submit("bake", title="Bake", parent=first, dependencies=[oven, first], worker="marie")
     expect(boxes).to_have_count(3)
     expect(page.locator(".graph .edge")).to_have_count(3)
+    # An agent that ends before its tasks is told to wait for them.
+    team.wait_for(bake, "completed", 60)
     model.release()
     expect(page.locator(".page-head")).to_contain_text("completed")
     expect(page.locator(".prose strong")).to_have_text("is open")

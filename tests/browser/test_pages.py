@@ -213,7 +213,7 @@ def plant(team: Team) -> str:
     return task_id
 
 
-def beat_of_eve(team: Team) -> None:
+def beat_of_eve(team: Team, *stuck: str) -> None:
     """A worker whose heartbeat says what it likes."""
     folder = team.shared / "heartbeats"
     folder.mkdir(parents=True, exist_ok=True)
@@ -231,6 +231,7 @@ def beat_of_eve(team: Team) -> None:
         "interval_seconds": 600.0,
         "slots": 3,
         "agent": EVIL,
+        "stuck_tasks": stuck,
     }
     (folder / ".eve.tmp").write_text(json.dumps(beat))
     (folder / ".eve.tmp").rename(folder / "eve-watcher.json")
@@ -248,6 +249,7 @@ def test_what_a_model_says_never_becomes_an_element(
         beat_of_eve(team)
         overview = live(window.page("/"))
         task_id = plant(team)
+        beat_of_eve(team, f"{task_id}+2", EVIL)
         pages = [window.page(path) for path in ("/tasks", f"/tasks/{task_id}", "/inbox", "/goals", "/usage")]
         expect(overview.locator("[data-question]")).to_contain_text("<script>window.pwned=1</script>")
         expect(overview.get_by_role("log")).to_contain_text("window.pwned=1")
@@ -259,6 +261,8 @@ def test_what_a_model_says_never_becomes_an_element(
         expect(task.locator(".facts")).to_contain_text("<img src=x")
         expect(task.get_by_role("alert")).to_contain_text("<b>kind</b>")
         expect(pages[2].locator("[data-question]")).to_contain_text("<img src=x")
+        expect(overview.locator(".needs").get_by_role("link", name=task_id, exact=True).first).to_be_visible()
+        expect(overview.locator(".needs > li").filter(has_text="Stuck: <img src=x")).to_be_visible()
         assert task.locator(".prose a").evaluate_all("links => links.map(link => link.getAttribute('href'))") == [
             "https://evil.example/p.png",
             "https://example.org/x",

@@ -66,6 +66,7 @@ export function overviewPage(_, { go, title }) {
         for (const one of workers) cards.set(one.name, new WorkerCard(one.name, readSoon));
         workerBox.replaceChildren(...[...cards.values()].map((one) => one.element));
       }
+      takeStuck(workers);
       for (const one of workers) cards.get(one.name).set(one, running.get(one.name) ?? [], stuck);
       const counted = (...states) => states.reduce((total, state) => total + (counts[state] ?? 0), 0);
       say(figures.get("workers"), `${workers.filter((one) => one.state === "up" || one.state === "paused").length}/${workers.length}`);
@@ -77,6 +78,16 @@ export function overviewPage(_, { go, title }) {
     } catch (error) {
       if (!stopped && error.name !== "AbortError") problem.replaceChildren(trouble(error, readWorkers));
     }
+  }
+
+  /** Heartbeats name the tasks that are stuck, as the worker calls them: a later try of ID is ID+2. */
+  function takeStuck(workers) {
+    const instances = workers.flatMap((one) => one.instances.filter((each) => each.alive));
+    const told = new Set(instances.flatMap((one) => one.stuck_tasks ?? []).map((id) => id.replace(/\+\d+$/, "")));
+    const before = [...stuck.keys()].join();
+    for (const id of [...stuck.keys()]) if (!told.has(id)) stuck.delete(id);
+    for (const id of told) if (!stuck.has(id)) stuck.set(id, { data: { message: "Its agent shows no progress; its page says why." } });
+    if ([...stuck.keys()].join() !== before) needsSoon();
   }
 
   async function readNeeds() {
