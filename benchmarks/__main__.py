@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import claude, control, files, hooks, over_redis, questions, supervision
+from benchmarks.dashboard import measure_dashboard
 from benchmarks.orchestrator_rows import measure_orchestrator
 from benchmarks.peers import PEERS, PeerFigures, measure_peer
 from benchmarks.peers.processes import PeerError
@@ -284,7 +285,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the samples: for a look, not for a record")
     parts_there = (
         *("files", "control", "redis", "claude", "hooks", "questions", "supervision", "worktrees"),
-        *("orchestrator", "peers"),
+        *("orchestrator", "dashboard", "peers"),
     )
     parser.add_argument("--only", choices=parts_there, help="one part alone")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables to this file too")
@@ -316,6 +317,8 @@ def main() -> None:
             parts["supervision"] = lambda: measure_supervision(scale)
         if options.only in (None, "orchestrator"):
             parts["orchestrator"] = lambda: measure_orchestrator(scale)
+        if options.only in (None, "dashboard"):
+            parts["dashboard"] = lambda: measure_dashboard(quick=options.quick)
         rows: list[Row] = []
         for part in parts.values():
             rows += part()

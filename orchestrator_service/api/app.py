@@ -37,6 +37,7 @@ from orchestrator_service.api.tasks import TASKS, CancelOrder, add_task_routes
 from orchestrator_service.api.team import add_team_routes
 from orchestrator_service.api.usage import add_usage_routes
 from orchestrator_service.api.workers import add_worker_routes
+from orchestrator_service.dashboard.shell import wants_page
 from orchestrator_service.desk import Desk
 from orchestrator_service.metrics import OrchestratorMetrics
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder
@@ -165,6 +166,9 @@ async def _no_route(request: Request, error: Exception) -> Response:
             f"{request.method[:20]} is not taken here; allowed is {allowed}.",
             headers={"Allow": allowed},
         )
+    elif wants_page(request.method, path, request.headers.get("accept", "")):
+        page: Response = request.app.state.no_page()
+        return page
     else:
         refusal = RequestRefused(
             ProblemKind.NO_SUCH_PATH, f"There is nothing at {path[:200]!r}; /docs lists what there is."

@@ -17,11 +17,12 @@ from orchestrator_service.desk import Desk
 
 STATIC: Final = "/static/"
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
 _PAGES: Final = ("/", "/tasks", "/tasks/{task_id}", "/goals", "/goals/{goal_id}", "/inbox", "/usage", "/login")
 
 
 def add_dashboard(app: FastAPI, desk: Desk) -> None:
-    """Add the dashboard to `app`."""
+    """Add the dashboard to `app`, and in `app.state.no_page` what a browser gets where there is no page."""
     assets = Assets()
     page = shell(assets, VERSION)
     tag = f'"{assets.mark}-{VERSION}"'
@@ -53,6 +54,9 @@ def add_dashboard(app: FastAPI, desk: Desk) -> None:
         goal = await desk.goal(request.path_params["goal_id"])
         return _private(_rendered(goal.output or ""))
 
+    app.state.no_page = lambda: Response(
+        page, status_code=404, media_type="text/html; charset=utf-8", headers={**SECURITY_HEADERS, **_NO_STORE}
+    )
     for path in _PAGES:
         app.add_route(path, show, methods=["GET"], include_in_schema=False)
     app.add_route(f"{STATIC}{{mark}}/{{name:path}}", static, methods=["GET"], include_in_schema=False)
@@ -65,4 +69,4 @@ def _rendered(text: str) -> dict[str, Any]:
 
 
 def _private(body: dict[str, Any]) -> Response:
-    return JSONResponse(body, headers={"Cache-Control": "no-store"})
+    return JSONResponse(body, headers=_NO_STORE)

@@ -11,13 +11,13 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator_service.api.auth import Caller, Doorkeeper, check_same_origin, need_role
+from orchestrator_service.api.auth import Caller, Doorkeeper, check_same_origin, header, need_role
 from orchestrator_service.api.dashboard import STATIC
 from orchestrator_service.api.limits import RateLimit, check_length, limited
 from orchestrator_service.api.live import LIVE, SESSION_OVER, LiveServer
 from orchestrator_service.api.own_agents import is_own_agent
 from orchestrator_service.api.problems import ProblemKind, RequestRefused, answer_problem, as_refusal
-from orchestrator_service.dashboard.shell import is_page
+from orchestrator_service.dashboard.shell import is_page, wants_page
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import OrchestratorError
 from orchestrator_service.metrics import OrchestratorMetrics
@@ -110,7 +110,7 @@ class Gate:
         self._doorkeeper.check_source(scope)
         path: str = scope["path"]
         for_mcp = self._mcp is not None and (path == MCP_PATH or path.startswith(f"{MCP_PATH}/"))
-        if path not in OPEN_PATHS and not path.startswith(STATIC) and not is_page(path):
+        if not _is_open(scope, path):
             caller = self._doorkeeper.admit(scope)
             self._rate.take(caller.name)
             _introduce(scope, caller)
@@ -135,6 +135,12 @@ class Gate:
         self._requests.labels(method, route, str(status)).inc()
         if not scope.get("codehornets.stream", False):
             self._durations.labels(route).observe(seconds)
+
+
+def _is_open(scope: Scope, path: str) -> bool:
+    if path in OPEN_PATHS or path.startswith(STATIC) or is_page(path):
+        return True
+    return wants_page(scope["method"], path, header(scope, b"accept") or "")
 
 
 def _introduce(scope: Scope, caller: Caller) -> None:

@@ -17,6 +17,7 @@ from orchestrator_service.dashboard.attempts import Attempts
 from orchestrator_service.dashboard.sessions import COOKIE
 
 _LONGEST_BODY: Final = 4096
+_KEPT_LONGER_S: Final = 30 * 86_400
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -89,7 +90,8 @@ def _set_cookie(answer: Response, request: Request, secret: str, lasts_s: int) -
     cookie[COOKIE] = secret
     morsel = cookie[COOKIE]
     morsel["path"] = "/"
-    morsel["max-age"] = str(lasts_s)
+    # Longer than the session: then a page that comes too late is told that its time is over, rather than nothing.
+    morsel["max-age"] = str(lasts_s + _KEPT_LONGER_S if secret else 0)
     morsel["httponly"] = True
     morsel["samesite"] = "Strict"
     # Behind a proxy that ends TLS only the browser knows how it came here; it says so in Origin.

@@ -10,6 +10,8 @@ from orchestrator_service.dashboard.assets import Assets
 
 _PAGES: Final = re.compile(r"/(?:tasks(?:/[^/]+)?|goals(?:/[^/]+)?|inbox|usage|login)?")
 
+_NO_PAGES: Final = ("/api/", "/mcp", "/rendered/", "/session")
+
 CONTENT_SECURITY_POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -40,6 +42,11 @@ def is_page(path: str) -> bool:
     return _PAGES.fullmatch(path) is not None
 
 
+def wants_page(method: str, path: str, accept: str) -> bool:
+    """Tell whether a person's browser asks for a page, at an address that may lead nowhere."""
+    return method == "GET" and "text/html" in accept and not path.startswith(_NO_PAGES)
+
+
 def shell(assets: Assets, version: str) -> bytes:
     """Return the page; it holds nothing of the team, and is the same for everybody."""
     # Without these lines the browser would find the modules one after the other, each by the import of another.
@@ -49,7 +56,7 @@ def shell(assets: Assets, version: str) -> bytes:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><title>codehornets</title>'
         f'<link rel="icon" href="{assets.url("icon.svg")}" type="image/svg+xml">'
-        f'<script src="{assets.url("theme-first.js")}"></script>'
+        f'<script src="{assets.url("first.js")}"></script>'
         f'<link rel="stylesheet" href="{assets.url("style.css")}">{modules}'
         f'<script type="module" src="{assets.url("main.js")}"></script></head>'
         f'<body data-version="{escape(version, quote=True)}"><div id="app"></div>'

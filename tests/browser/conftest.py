@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.browser.chromium import Chromium, find_chromium, open_chromium
+from tests.browser.chromium import PATIENCE_MS, Chromium, find_chromium, open_chromium
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ class Team:
     """The orchestrator, its workers, and a client of its API."""
 
     def __init__(self, started: Processes, environ: dict[str, str]) -> None:
-        self._started, self._environ = started, environ
+        self._started, self._environ = started, {"WORKERS": "marie", **environ}
         self.shared = started.shared
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"

@@ -22,6 +22,13 @@ export function whenUnauthorized(act) {
   onUnauthorized = act;
 }
 
+/** Take what first.js has asked for already, once. */
+function early(path) {
+  early.taken = window.codehornetsEarly?.get(path);
+  window.codehornetsEarly?.delete(path);
+  return early.taken !== undefined;
+}
+
 export async function ask(path, { method = "GET", body, signal, quiet = false } = {}) {
   const options = { method, signal, headers: { Accept: "application/json" }, credentials: "same-origin", cache: "no-store" };
   if (body !== undefined) {
@@ -30,7 +37,7 @@ export async function ask(path, { method = "GET", body, signal, quiet = false } 
   }
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await (method === "GET" && early(path) ? early.taken : fetch(path, options));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Away();

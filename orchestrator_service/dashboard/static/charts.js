@@ -4,7 +4,7 @@ import { fill, h, s, say } from "./dom.js";
 import * as format from "./format.js";
 
 const HEIGHT = 150;
-const LEFT = 46;
+const LEFT = 50;
 const BOTTOM = 20;
 const TOP = 8;
 
@@ -18,10 +18,10 @@ function niceTop(most) {
 export class Chart {
   /**
    * title: what it shows; series: [{label, key, kind: "line"|"area"|"bar", color: 0..2}];
-   * show: how a value reads; headline: what of the values is said large.
+   * show: how a value reads; axis: how it reads where there is little room; headline: what of the values is said large.
    */
-  constructor({ title, series, show, headline, whole = false }) {
-    Object.assign(this, { title, series, show, headline, whole });
+  constructor({ title, series, show, headline, whole = false, axis = show }) {
+    Object.assign(this, { title, series, show, headline, whole, axis });
     this.data = null;
     this.at = null;
     this.value = h("span", { class: "chart-value" });
@@ -65,7 +65,7 @@ export class Chart {
     for (const share of [0, 0.5, 1]) {
       const y = this.y(top * share);
       parts.push(s("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }));
-      parts.push(s("text", { class: "axis", x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.show(top * share)));
+      parts.push(s("text", { class: "axis", x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.axis(top * share)));
     }
     const marks = Math.max(2, Math.min(6, Math.floor(width / 90)));
     for (let at = 0; at < marks && times.length; at += 1) {

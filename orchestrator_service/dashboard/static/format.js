@@ -38,6 +38,13 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 86400)} d ${Math.floor((seconds % 86400) / 3600)} h`;
 }
 
+/** Return seconds as short as an axis has room for. */
+export function axisDuration(seconds) {
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  const [size, word] = seconds < 60 ? [1, "s"] : seconds < 3600 ? [60, "min"] : [3600, "h"];
+  return `${Number((seconds / size).toFixed(1))} ${word}`;
+}
+
 /** Return US dollars; those of a subscription, which nobody is billed, say so. */
 export function money(value, notional = false) {
   if (value === null || value === undefined) return "–";

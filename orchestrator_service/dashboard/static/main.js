@@ -120,6 +120,8 @@ function show() {
 }
 
 function welcome(sentence) {
+  // What was asked for before is the answer to somebody else.
+  window.codehornetsEarly?.clear();
   live.stop();
   current?.stop?.();
   current = null;

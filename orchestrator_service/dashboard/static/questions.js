@@ -12,7 +12,7 @@ function remaining(until, policy) {
   return left > 0 ? `${outcome} in ${format.duration(Math.ceil(left))} if nobody answers` : "its time is over";
 }
 
-export function questionBox(question, again) {
+export function questionBox(question, again, { open = false } = {}) {
   const answer = (verb, reason) => post(`/questions/${segment(question.question_id)}/${verb}`, reason ? { reason } : {}).finally(again);
   const asksForWords = question.tool === "AskUserQuestion";
   const buttons = question.state === "open" && may("approve") ? h(
@@ -34,7 +34,7 @@ export function questionBox(question, again) {
     h("div", { class: "apart" }, h("div", { class: "inline" }, h("strong", {}, question.tool), pill(question.state)), h("span", { class: "faint small" }, time(question.asked_at))),
     h("p", {}, question.summary),
     question.asked_because ? h("p", { class: "small soft" }, question.asked_because) : null,
-    h("details", {}, h("summary", {}, "What it wants to do"), pretty(question.input)),
+    h("details", { open }, h("summary", {}, "What it wants to do"), pretty(question.input)),
     h("p", { class: "small soft" }, question.worker, " · ", h("a", { href: `/tasks/${segment(question.task_id)}` }, question.task_id),
       question.state === "open" && question.expires_at ? ` · ${remaining(question.expires_at, question.policy)}` : ""),
     told, buttons,

@@ -15,6 +15,7 @@ export class WorkerCard {
     this.slots = h("div", { class: "slots", role: "img" });
     this.task = h("dd", { class: "cut" });
     this.queue = h("dd", {});
+    this.agent = h("dd", { class: "cut" });
     this.mode = h("dd", { class: "cut" });
     this.beat = h("dd", {});
     this.note = h("p", { class: "small", hidden: true });
@@ -22,9 +23,9 @@ export class WorkerCard {
     this.paused = null;
     this.element = h(
       "section", { class: "card worker", "aria-label": `Worker ${name}`, "data-worker": name },
-      h("div", { class: "apart" }, h("div", { class: "grow" }, h("h3", { class: "worker-name" }, name), this.role), this.state),
+      h("div", { class: "apart" }, h("h3", { class: "worker-name" }, name), this.state), this.role,
       this.slots,
-      h("dl", {}, h("dt", {}, "Now"), this.task, h("dt", {}, "Queue"), this.queue, h("dt", {}, "Mode"), this.mode, h("dt", {}, "Last sign of life"), this.beat),
+      h("dl", {}, h("dt", {}, "Now"), this.task, h("dt", {}, "Queue"), this.queue, h("dt", {}, "Agent"), this.agent, h("dt", {}, "Mode"), this.mode, h("dt", {}, "Last heard"), this.beat),
       this.note, this.button,
     );
   }
@@ -41,8 +42,9 @@ export class WorkerCard {
     fill(this.slots, Array.from({ length: shown }, (_, at) => h("i", { class: at < used ? "on" : "" })));
     this.slots.setAttribute("aria-label", `${worker.in_flight} of ${worker.slots} slots in use`);
     fill(this.task, tasks.length ? [h("a", { href: `/tasks/${segment(tasks[0].task_id)}` }, tasks[0].title ?? tasks[0].task_id), tasks.length > 1 ? ` + ${tasks.length - 1}` : ""] : "–");
-    say(this.queue, `${format.count(worker.in_flight)} in flight, ${format.count(worker.waiting)} waiting`);
-    say(this.mode, here ? `${here.mode} · ${here.agent}` : "–");
+    say(this.queue, `${format.count(worker.in_flight)} sent, ${format.count(worker.waiting)} waiting`);
+    say(this.agent, here?.agent ?? "–");
+    say(this.mode, here?.mode ?? "–");
     const parked = here?.parked_until && new Date(here.parked_until) > new Date() ? here.parked_until : null;
     this.note.hidden = !parked;
     if (parked) say(this.note, `Waits for a limit until ${format.when(parked)}.`);

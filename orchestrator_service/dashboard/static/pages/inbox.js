@@ -18,7 +18,7 @@ export function inboxPage(_, { title }) {
     try {
       const found = await get(`/questions?state=${which}`);
       if (stopped) return;
-      body.replaceChildren(found.length ? card("", {}, h("ul", { class: "needs" }, found.map((one) => questionBox(one, soon)))) : card("", {}, none[which]()));
+      body.replaceChildren(found.length ? card("", {}, h("ul", { class: "needs" }, found.map((one) => questionBox(one, soon, { open: which === "open" })))) : card("", {}, none[which]()));
     } catch (error) {
       if (!stopped) body.replaceChildren(trouble(error, read));
     }

@@ -20,7 +20,7 @@ const lastOf = (values) => (values ?? []).filter((value) => value !== null && va
 function charts() {
   return [
     new Chart({ title: "Throughput", whole: true, show: format.count, headline: (data) => `${format.count(sum(data.completed) + sum(data.failed))} ended`, series: [{ label: "completed", key: "completed", kind: "bar", color: 0 }, { label: "failed", key: "failed", kind: "bar", color: 1 }] }),
-    new Chart({ title: "Latency", show: format.duration, headline: (data) => `p95 ${format.duration(lastOf(data.p95_seconds))}`, series: [{ label: "p50", key: "p50_seconds", kind: "area", color: 0 }, { label: "p95", key: "p95_seconds", kind: "line", color: 2 }, { label: "p99", key: "p99_seconds", kind: "line", color: 1 }] }),
+    new Chart({ title: "Latency", show: format.duration, axis: format.axisDuration, headline: (data) => `p95 ${format.duration(lastOf(data.p95_seconds))}`, series: [{ label: "p50", key: "p50_seconds", kind: "area", color: 0 }, { label: "p95", key: "p95_seconds", kind: "line", color: 2 }, { label: "p99", key: "p99_seconds", kind: "line", color: 1 }] }),
     new Chart({ title: "Error rate", show: format.percent, headline: (data) => format.percent(sum(data.completed) + sum(data.failed) ? sum(data.failed) / (sum(data.completed) + sum(data.failed)) : 0), series: [{ label: "failed", key: "error_rate", kind: "area", color: 1 }] }),
     new Chart({ title: "Queue", whole: true, show: format.count, headline: (data) => `${format.count(lastOf(data.queue_depth) ?? 0)} waiting`, series: [{ label: "waiting", key: "queue_depth", kind: "area", color: 0 }, { label: "running", key: "running", kind: "line", color: 2 }] }),
     new Chart({ title: "Cost", show: (value) => format.money(value), headline: (data) => `${format.money(sum(data.cost_usd))}${sum(data.notional_cost_usd) ? ` + ${format.money(sum(data.notional_cost_usd), true)} notional` : ""}`, series: [{ label: "billed", key: "cost_usd", kind: "bar", color: 0 }, { label: "notional", key: "notional_cost_usd", kind: "bar", color: 2 }] }),
@@ -66,6 +66,7 @@ export function overviewPage(_, { go, title }) {
         for (const one of workers) cards.set(one.name, new WorkerCard(one.name, readSoon));
         workerBox.replaceChildren(...[...cards.values()].map((one) => one.element));
       }
+      takeStuck(workers);
       for (const one of workers) cards.get(one.name).set(one, running.get(one.name) ?? [], stuck);
       const counted = (...states) => states.reduce((total, state) => total + (counts[state] ?? 0), 0);
       say(figures.get("workers"), `${workers.filter((one) => one.state === "up" || one.state === "paused").length}/${workers.length}`);
@@ -77,6 +78,16 @@ export function overviewPage(_, { go, title }) {
     } catch (error) {
       if (!stopped && error.name !== "AbortError") problem.replaceChildren(trouble(error, readWorkers));
     }
+  }
+
+  /** Heartbeats name the tasks that are stuck, as the worker calls them: a later try of ID is ID+2. */
+  function takeStuck(workers) {
+    const instances = workers.flatMap((one) => one.instances.filter((each) => each.alive));
+    const told = new Set(instances.flatMap((one) => one.stuck_tasks ?? []).map((id) => id.replace(/\+\d+$/, "")));
+    const before = [...stuck.keys()].join();
+    for (const id of [...stuck.keys()]) if (!told.has(id)) stuck.delete(id);
+    for (const id of told) if (!stuck.has(id)) stuck.set(id, { data: { message: "Its agent shows no progress; its page says why." } });
+    if ([...stuck.keys()].join() !== before) needsSoon();
   }
 
   async function readNeeds() {

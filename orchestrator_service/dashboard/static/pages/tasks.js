@@ -120,6 +120,7 @@ export function tasksPage(_, { go, title }) {
 
   async function read() {
     const mine = (generation += 1);
+    cursor = null;
     reading?.abort();
     reading = new AbortController();
     try {
@@ -162,12 +163,16 @@ export function tasksPage(_, { go, title }) {
   }
 
   let typing = 0;
+  let typed = 0;
   search.addEventListener("input", () => {
     clearTimeout(typing);
+    // One letter is looked for at once, a word that is being typed when there is a moment's pause.
+    const pause = Date.now() - typed > 250 ? 0 : 60;
+    typed = Date.now();
     typing = setTimeout(() => {
       wish.q = search.value.trim();
       changed();
-    }, 60);
+    }, pause);
   });
   state.addEventListener("change", () => {
     wish.state = state.value;

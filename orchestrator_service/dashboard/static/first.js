@@ -1,0 +1,26 @@
+// Runs before all else: a page that is to be dark never flashes white, and what every page asks for first is on its way
+// while the modules still come.
+(() => {
+  try {
+    const kept = localStorage.getItem("codehornets-theme");
+    if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
+  } catch {
+    // Without storage the system's choice holds.
+  }
+  window.codehornetsEarly = new Map(["/session", ...(location.pathname === "/tasks" ? [first()] : [])].map((path) => [path, fetch(path, { headers: { Accept: "application/json" }, cache: "no-store" })]));
+  for (const answer of window.codehornetsEarly.values()) answer.catch(() => {});
+
+  function first() {
+    const given = new URLSearchParams(location.search);
+    const wanted = new URLSearchParams();
+    const set = (name, value) => value && wanted.append(name, value);
+    set("q", given.get("q"));
+    set("state", given.get("state") === "open" ? "blocked,scheduled,ready,sent,running" : given.get("state"));
+    set("worker", given.get("worker"));
+    set("sort", given.get("sort") ?? "submitted");
+    set("order", given.get("order") ?? "desc");
+    set("limit", "60");
+    set("count", "true");
+    return `/api/v1/tasks?${wanted}`;
+  }
+})();
