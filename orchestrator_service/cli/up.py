@@ -220,7 +220,7 @@ def _tell_where_things_are(
         )
     command, shared_option = _command(), _shared_option(shared)
     if api is not None:
-        _say(f"Orchestrator: http://127.0.0.1:{api.http_port} (what it can do: /docs)")
+        _say(f"Dashboard: http://127.0.0.1:{api.http_port} (the API: /docs)")
     _say(f"Shared directory: {shared}")
     stand_ins = [name for name in ready if supervisor.children[name].environ["AGENT"] == "echo"]
     if stand_ins:

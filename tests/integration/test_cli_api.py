@@ -93,7 +93,7 @@ def test_up_tells_of_the_orchestrator_and_status_does_too(
 ) -> None:
     beat = read_heartbeat(orchestrator_heartbeat(here.shared))
     assert beat is not None
-    assert f"Orchestrator: http://127.0.0.1:{beat.http_port}" in served[1].text
+    assert f"Dashboard: http://127.0.0.1:{beat.http_port}" in served[1].text
     assert "2 of 2 workers ready" in served[1].text
 
     assert cli.run(["status"]) == 0
