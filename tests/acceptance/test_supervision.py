@@ -339,7 +339,7 @@ async def test_a_person_may_cancel_one_that_is_stuck_even_while_it_is_being_ende
 async def test_a_timeout_holds_for_one_that_is_stuck(api: MessagesApi, settings_of: Settings, client: Client) -> None:
     api.when("hang", hang())
     async with open_worker(settings_of(**{**QUICK, "STUCK_INTERRUPT_AFTER": "100"})):
-        client.submit("t1", "hang", timeout=20)
+        client.submit("t1", "hang", timeout=12)
         await until(client.has_result("t1"), 60)
     assert (client.result("t1").status, stages(client, "t1")) == (TaskStatus.TIMED_OUT, ["noticed"])
 

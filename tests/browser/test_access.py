@@ -72,7 +72,35 @@ def test_logging_out_ends_the_session_in_every_page(chromium: Chromium, team: Te
         page.get_by_role("button", name="Log out").click()
         expect(page.get_by_text("You are logged out.")).to_be_visible()
         expect(other.get_by_label("Token")).to_be_visible()
+        expect(other.get_by_text("The session is over; log in again.")).to_be_visible()
         assert "Plants" not in other.content()
+
+
+HOLD_LOGOUT = """
+const ask = window.fetch;
+let refused;
+const refusal = new Promise(done => { refused = done; });
+window.fetch = async (path, options) => {
+  const answer = await ask(path, options);
+  if (window.loggingOut && answer.status === 401) refused();
+  if (path === '/logout') await refusal;
+  return answer;
+};
+"""
+"""The answer to the log-out is held back until the page was refused elsewhere."""
+
+
+def test_who_logs_out_is_told_so_even_when_the_channel_hears_of_it_first(chromium: Chromium, team: Team) -> None:
+    with chromium.window(team.url) as window:
+        page = window.context.new_page()
+        page.add_init_script(HOLD_LOGOUT)
+        page.goto(team.url)
+        page.get_by_label("Token").fill(READER)
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_text("Live", exact=True)).to_be_visible()
+        page.evaluate("window.loggingOut = true")
+        page.get_by_role("button", name="Log out").click()
+        expect(page.get_by_text("You are logged out.")).to_be_visible()
 
 
 def test_a_session_outlives_the_orchestrator_and_ends_with_its_time(

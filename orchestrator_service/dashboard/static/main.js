@@ -32,6 +32,7 @@ const version = document.body.dataset.version;
 let current = null;
 let frame = null;
 let wanted = null;
+let leaving = false;
 
 function go(path, { replace = false } = {}) {
   history[replace ? "replaceState" : "pushState"]({}, "", path);
@@ -85,11 +86,12 @@ function showConnection(detail = {}) {
 const countQuestions = gathered(async () => {
   try {
     const open = await get("/questions?state=open", { quiet: true });
+    if (frame === null) return;
     frame.badge.hidden = open.length === 0;
     say(frame.badge, open.length);
     frame.badge.setAttribute("aria-label", `${open.length} open`);
   } catch (error) {
-    if (!(error instanceof Refused)) return;
+    if (frame === null || !(error instanceof Refused)) return;
     frame.badge.hidden = true;
   }
 }, 1000);
@@ -138,12 +140,17 @@ function welcome(sentence) {
 }
 
 async function leave() {
+  // From here on a refusal is what was asked for: the channel may hear of the session's end before this request is answered.
+  leaving = true;
   try {
     await ask("/logout", { method: "POST", quiet: true });
   } catch (error) {
     toast(error.message, "bad");
     return;
+  } finally {
+    leaving = false;
   }
+  frame = null;
   wanted = null;
   history.replaceState({}, "", "/login");
   welcome("You are logged out.");
@@ -170,9 +177,10 @@ async function begin() {
 }
 
 whenUnauthorized((refused) => {
-  if (frame === null) return;
+  if (frame === null || leaving) return;
   frame = null;
-  welcome(refused.message);
+  // Of tokens and headers only programs want to hear.
+  welcome(refused.message.startsWith("The session") ? refused.message : "The session is over; log in again.");
 });
 live.addEventListener("state", (event) => showConnection(event.detail));
 live.addEventListener("events", (event) => {
