@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TEAM ?= orchestrator_service/example_team/team.toml
+TEST_PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 8 ? cores + 1 : 8)))
 TASK ?= marie: Plan a ten-minute warm-up for adults who dance salsa for the first time.
 
 .DEFAULT_GOAL := help
@@ -23,9 +24,10 @@ run: $(VENV)/.run  ## start the example team, give it one task, serve until Ctrl
 demo: $(VENV)/.run  ## the same for one task, then stop
 	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)" --once
 
-# As many processes as cores. Not more than eight: Linux has 128 inotify instances for one user, and workers use them.
+# One process more than cores, since many tests wait for others to do something. Not more than eight: Linux has 128
+# inotify instances for one user, and workers use them.
 test: lint  ## run the checks and all tests
-	@$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## check style, types and the direction of imports
 	@$(BIN)/ruff check .
