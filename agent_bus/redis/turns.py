@@ -302,6 +302,9 @@ class Turns:
     def _hand_out(self, waiters: list[asyncio.Future[Claim | None]], claims: list[Claim], *, look_again: bool) -> None:
         left = deque(claims)
         empty_handed = []
+        if look_again and any(waiter.done() for waiter in waiters):
+            # Who had no patience asks again only when told that there is something.
+            self._ready()
         for waiter in waiters:
             if waiter.done():
                 continue

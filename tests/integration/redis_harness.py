@@ -130,6 +130,12 @@ def submit_raw(server: RedisServer, body: str | bytes, field: str = "task") -> s
         return entry.decode()
 
 
+def ring(server: RedisServer) -> None:
+    """Tell marie that there is something, as whoever adds a task does: without it she finds it at her next rescan."""
+    with server.client() as client:
+        client.publish(KEYS.bell, b"")
+
+
 def answer(claim: Claim, output: str = "done", status: TaskStatus = TaskStatus.COMPLETED) -> Result:
     now = utc_now()
     return Result(

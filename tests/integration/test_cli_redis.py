@@ -15,7 +15,7 @@ import pytest
 
 from agent_bus.redis.keys import WorkerKeys, result_by_id
 from tests.integration.harness import ChildWorker, Shop, child_worker
-from tests.integration.redis_harness import submit, submit_raw
+from tests.integration.redis_harness import ring, submit, submit_raw
 from tests.integration.test_cli_live import Team, team
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import wait_until
@@ -275,6 +275,7 @@ def test_status_counts_what_waits_runs_and_was_set_aside(far: Team, tmp_path: Pa
         worker.port()
         submit_raw(server, "nonsense")
         submit(server, task_id="runs")
+        ring(server)
         wait_until(lambda: states(far)[0]["current_tasks"] == ["runs"], 20)
         submit(server, task_id="waits")
         [row] = states(far)
@@ -310,6 +311,7 @@ def test_dead_letters_of_both_places(team: Team, shop: Shop, shared: Path, serve
     with child_worker(shared, REDIS_URL=server.url, WORKER_MODE="hybrid") as worker:
         worker.port()
         entry = submit(server, task_id="wrong", timeout=-1)
+        ring(server)
         shop.drop("task-odd.trigger", b"nonsense")
         listed = wait_until(lambda: both(team), 20)
         assert {letter["name"] for letter in listed} == {"task-odd.trigger", listed_name(listed, "wrong")}

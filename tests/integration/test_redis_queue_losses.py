@@ -14,7 +14,7 @@ import pytest
 
 from agent_bus.errors import QueueUnavailable, ResultNotStored
 from agent_bus.redis.keys import GROUP, RESULTS
-from tests.integration.redis_harness import KEYS, answer, replica, results, submit
+from tests.integration.redis_harness import KEYS, answer, replica, results, submit, submit_raw
 from tests.redis_server import RedisServer, running_redis
 from tests.waiting import async_wait_until
 
@@ -283,6 +283,22 @@ async def test_a_slow_redis_hands_over_late_what_it_took(tmp_path: Path) -> None
             await async_wait_until(lambda: one.told.rings > rings)
             claim = await one.next()
             assert (claim.task.task_id, claim.attempt) == ("t", 1)
+
+
+async def test_a_slow_redis_that_took_what_is_no_task_is_asked_again(tmp_path: Path) -> None:
+    """Nobody waits for that answer any more, and there is more to take: the queue must say so, or it lies there."""
+    with running_redis(tmp_path / "redis") as server:
+        async with replica(server, patience_s=0.05) as one:
+            await one.none_left()
+            submit_raw(server, "nonsense")
+            submit(server, task_id="t")
+            server.pause()
+            one.queue.notice()
+            assert await asyncio.wait_for(one.queue.claim(), 2.0) is None
+            rings = one.told.rings
+            server.resume()
+            await async_wait_until(lambda: len(one.told.letters) == 1, 10)
+            await async_wait_until(lambda: one.told.rings > rings, 5)
 
 
 async def test_wrong_password_is_said_without_it(tmp_path: Path) -> None:
