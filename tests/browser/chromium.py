@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,22 @@ class Window:
 class Chromium:
     """A browser that makes windows."""
 
-    def __init__(self, browser: Any) -> None:
-        self._browser = browser
+    def __init__(self, launch: Callable[[], Any]) -> None:
+        self._launch = launch
+        self._browser = launch()
+
+    @contextmanager
+    def another(self) -> Iterator[Chromium]:
+        """Start one more browser: of the pages of one browser only that in front is painted at once."""
+        other = Chromium(self._launch)
+        try:
+            yield other
+        finally:
+            other.close()
+
+    def close(self) -> None:
+        """End the browser."""
+        self._browser.close()
 
     @contextmanager
     def window(
@@ -119,14 +133,18 @@ def find_chromium() -> str | None:
 def open_chromium(program: str, profile: Path) -> Iterator[Chromium]:
     """Start a browser; it keeps what it must keep below `profile`."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program,
-            headless=True,
-            args=list(FLAGS),
-            env={"HOME": str(profile), "PATH": "/usr/bin:/bin", "TMPDIR": str(profile)},
-            chromium_sandbox=False,
-        )
+
+        def launch() -> Any:
+            return playwright.chromium.launch(
+                executable_path=program,
+                headless=True,
+                args=list(FLAGS),
+                env={"HOME": str(profile), "PATH": "/usr/bin:/bin", "TMPDIR": str(profile)},
+                chromium_sandbox=False,
+            )
+
+        chromium = Chromium(launch)
         try:
-            yield Chromium(browser)
+            yield chromium
         finally:
-            browser.close()
+            chromium.close()
