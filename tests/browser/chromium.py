@@ -103,7 +103,13 @@ class Chromium:
 
     @contextmanager
     def window(
-        self, url: str, *, size: dict[str, int] | None = None, scheme: str = "light", touch: bool = False
+        self,
+        url: str,
+        *,
+        size: dict[str, int] | None = None,
+        scheme: str = "light",
+        touch: bool = False,
+        timezone: str = "UTC",
     ) -> Iterator[Window]:
         """Open a window on the dashboard at `url`; what went wrong in it fails the test at the end."""
         context = self._browser.new_context(
@@ -113,7 +119,7 @@ class Chromium:
             is_mobile=touch,
             reduced_motion="reduce",
             locale="en-GB",
-            timezone_id="UTC",
+            timezone_id=timezone,
             service_workers="block",
         )
         window = Window(context, url)

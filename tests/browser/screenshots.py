@@ -5,12 +5,15 @@ The team and its work are real, with a scripted model; only what it did is sprea
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,9 @@ skills = ["python", "code review"]
 role = "marketing"
 skills = ["campaigns", "newsletters"]
 """
+_PATIENCE_MS = 150_000
+"""Pictures are taken on busy machines, too."""
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)")
 _PAST = (
     ("marie", ("Plan the salsa lesson for Tuesday", "Count out the rumba routine", "Progress notes for the beginners")),
     ("anga", ("Mend the booking form", "Review the payment module", "Speed up the search of courses")),
@@ -94,8 +100,10 @@ def _work(team: Team, model: MessagesApi) -> dict[str, str]:
         hang(reply("## The spring sale is ready\n\nThe page is up, the newsletter is written.")),
     )
     model.hold_again()
-    for worker, titles in _PAST:
-        for number in range(34):
+    chance = random.Random(3)
+    for number in range(22):
+        for worker, titles in _PAST:
+            _wait_for_fewer_than(team, chance.randrange(2, 12))
             team.submit(f"Please do this: {titles[number % 3]}.", title=titles[number % 3], worker=worker)
     model.when(
         "prices", api_error(400, "invalid_request_error", "The list of last year is longer than the model reads")
@@ -107,7 +115,7 @@ def _work(team: Team, model: MessagesApi) -> dict[str, str]:
     for task_id in (shown,):
         team.wait_for(task_id, "completed", 120)
     team.wait_for(broken, "failed", 60)
-    _wait_for_all(team)
+    _wait_for_fewer_than(team, 1)
     _age(team)
     goal = team.api.post(
         "/api/v1/goals", json={"goal": "Prepare the spring sale: a page, a newsletter and three posts."}
@@ -139,9 +147,9 @@ def _work(team: Team, model: MessagesApi) -> dict[str, str]:
     }
 
 
-def _wait_for_all(team: Team) -> None:
-    while sum(team.api.get("/api/v1/counts").json().get(state, 0) for state in ("ready", "sent", "running")):
-        time.sleep(0.2)
+def _wait_for_fewer_than(team: Team, most: int) -> None:
+    while sum(team.api.get("/api/v1/counts").json().get(state, 0) for state in ("ready", "sent", "running")) >= most:
+        time.sleep(0.05)
 
 
 def _first_task(team: Team, goal: str) -> str:
@@ -152,39 +160,95 @@ def _first_task(team: Team, goal: str) -> str:
 
 
 def _age(team: Team) -> None:
-    """Spread what was done in a minute over the last hour, with times and costs as real work has them."""
+    """Stretch what was done in some minutes over the last hour: each moment, wherever it is written, by one measure."""
     team.stop()
-    chance = random.Random(7)
     ledger = sqlite3.connect(team.shared / "orchestrator" / "ledger.sqlite3")
-    now = time.time()
-    ledger.execute("DELETE FROM samples")
+    first, last = ledger.execute("SELECT MIN(at), MAX(at) FROM events").fetchone()
+    end = time.time() - 60
+    stretch = 3400 / (last - first)
+
+    def aged(at: float | None) -> float | None:
+        return None if at is None else end - (last - at) * stretch
+
+    def restamped(text: str) -> str:
+        return _STAMP.sub(lambda found: _moved(found, aged), text)
+
+    ledger.create_function("aged", 1, aged)
+    ledger.create_function("restamped", 1, lambda body: restamped(bytes(body).decode()).encode())
     with ledger:
-        for (seq,) in ledger.execute("SELECT seq FROM tasks WHERE ended_at IS NOT NULL").fetchall():
-            began = now - 120 - 3400 * chance.random() ** 0.8
-            took, waited = chance.lognormvariate(3.4, 0.7), chance.expovariate(0.5)
-            cost = round(chance.lognormvariate(-3, 0.6), 4)
-            ledger.execute(
-                "UPDATE tasks SET submitted_at = ?, ready_at = ?, sent_at = ?, started_at = ?, ended_at = ?,"
-                " cost_usd = ? WHERE seq = ?",
-                (began - waited, began - waited, began - 0.01, began, began + took, cost, seq),
-            )
-            ledger.execute("UPDATE runs SET ended_at = ?, cost_usd = ? WHERE seq = ?", (began + took, cost, seq))
+        for table, columns in (
+            ("tasks", ("submitted_at", "ready_at", "sent_at", "started_at", "ended_at")),
+            ("runs", ("sent_at", "started_at", "ended_at")),
+            ("events", ("at",)),
+        ):
+            ledger.execute(f"UPDATE {table} SET {', '.join(f'{name} = aged({name})' for name in columns)}")
+        ledger.execute("UPDATE results SET body = restamped(body)")
+        _price(ledger)
+        ledger.execute("DELETE FROM samples")
         for minute in range(60):
-            ledger.execute(
-                "INSERT INTO samples (at, queued, running) VALUES (?, ?, ?)",
-                (int(now - 3600 + 60 * minute), max(0, int(4 + 4 * chance.gauss(0, 1))), chance.randint(1, 4)),
+            at = int(end - 3400 + 57 * minute)
+            queued, running = (
+                ledger.execute(
+                    f"SELECT COUNT(*) FROM tasks WHERE {begin} <= ? AND COALESCE({over}, 1e12) > ?", (at, at)
+                ).fetchone()[0]
+                for begin, over in (("ready_at", "sent_at"), ("sent_at", "ended_at"))
             )
-        tokens = "input_tokens = tries * 4200, output_tokens = tries * 640, cache_read_tokens = tries * 21000"
-        ledger.execute(f"UPDATE usage SET cost_usd = tries * 0.061, {tokens}")
+            ledger.execute("INSERT INTO samples (at, queued, running) VALUES (?, ?, ?)", (at, queued, running))
     ledger.close()
+    for journal in (team.shared / "events").glob("*/*.jsonl"):
+        journal.write_text(restamped(journal.read_text()))
     team.start()
     while team.state_of("marie") != "up":
         time.sleep(0.1)
 
 
+def _moved(found: re.Match[str], aged: Callable[[float | None], float | None]) -> str:
+    """Return another moment as long as the one that stood there: places in a journal are counted in bytes."""
+    at = aged(datetime.fromisoformat(found[0]).timestamp())
+    whole = datetime.fromtimestamp(at or 0, UTC)
+    fraction = f".{whole.microsecond:06d}"[: len(found[1])] if found[1] else ""
+    return f"{whole:%Y-%m-%dT%H:%M:%S}{fraction}{found[2]}"
+
+
+def _price(ledger: sqlite3.Connection) -> None:
+    """Give what a model did tokens and a cost as real work has them, the same wherever they are told."""
+    chance = random.Random(7)
+    for wire_id, seq, body in ledger.execute(
+        "SELECT r.wire_id, r.seq, o.body FROM runs AS r JOIN results AS o ON o.wire_id = r.wire_id"
+        " WHERE r.cost_usd IS NOT NULL"
+    ).fetchall():
+        result = json.loads(body)
+        read, written = chance.randrange(9_000, 60_000), chance.randrange(400, 2_600)
+        cost = round(read * 0.8e-6 + written * 15e-6, 4)
+        usage = {"input_tokens": read // 9, "output_tokens": written, "cache_read_input_tokens": read - read // 9}
+        result["cost_usd"] = cost
+        result["usage"] = {**(result.get("usage") or {}), **usage}
+        ledger.execute("UPDATE results SET body = ? WHERE wire_id = ?", (json.dumps(result).encode(), wire_id))
+        ledger.execute(
+            "UPDATE runs SET cost_usd = ?, input_tokens = ?, output_tokens = ?, cache_read_tokens = ?"
+            " WHERE wire_id = ?",
+            (cost, read // 9, written, read - read // 9, wire_id),
+        )
+        ledger.execute("UPDATE tasks SET cost_usd = ? WHERE seq = ?", (cost, seq))
+    ledger.execute("DELETE FROM usage")
+    ledger.execute(
+        "INSERT INTO usage SELECT r.budget_day, r.worker, COALESCE(t.goal_id, ''), COALESCE(r.model, ''),"
+        " SUM(r.counted), COUNT(*), SUM(COALESCE(r.cost_usd, 0)), 0, SUM(COALESCE(r.input_tokens, 0)),"
+        " SUM(COALESCE(r.output_tokens, 0)), SUM(COALESCE(r.cache_read_tokens, 0)),"
+        " SUM(COALESCE(r.cache_creation_tokens, 0))"
+        " FROM runs AS r JOIN tasks AS t ON t.seq = r.seq WHERE r.counted IS NOT NULL GROUP BY 1, 2, 3, 4"
+    )
+
+
+def _where_it_is_morning() -> str:
+    """Return a time zone in which an hour ago was no other day."""
+    ahead = (10 - datetime.now(UTC).hour + 12) % 24 - 12
+    return f"Etc/GMT{-ahead:+d}"
+
+
 def _settle(page: Page) -> None:
-    page.locator(".side-end .dot.good").wait_for()
-    page.get_by_text("Loading", exact=True).first.wait_for(state="detached")
+    page.locator(".side-end .dot.good").wait_for(timeout=_PATIENCE_MS)
+    page.get_by_text("Loading", exact=True).first.wait_for(state="detached", timeout=_PATIENCE_MS)
     page.wait_for_timeout(900)
 
 
@@ -195,7 +259,10 @@ def _take(chromium: Chromium, team: Team, paths: dict[str, str]) -> None:
         ("-phone", PHONE, "light"),
     ]
     for suffix, size, scheme in views:
-        with chromium.window(team.url, size=size, scheme=scheme, touch=size is PHONE) as window:
+        with chromium.window(
+            team.url, size=size, scheme=scheme, touch=size is PHONE, timezone=_where_it_is_morning()
+        ) as window:
+            window.context.set_default_navigation_timeout(_PATIENCE_MS)
             for name, path in paths.items():
                 page = window.page(path)
                 _settle(page)
