@@ -205,7 +205,7 @@ async def test_tasks_of_one_session_do_not_pay_for_each_other(
 async def test_what_a_conversation_cost_elsewhere_is_not_the_tasks(
     api: MessagesApi, settings_of: Settings, client: Client, price: float, claude_environ: dict[str, str]
 ) -> None:
-    """Somebody looks inside with `claude --resume`. That ends in good order, and the next process counts it as spent."""
+    """Somebody looks inside with `claude --resume`; that ends in good order, and the next process carries it over."""
     api.when("first", answer("one"))
     api.when("by hand", answer("two"))
     api.when("third", answer("three"))
