@@ -28,6 +28,7 @@ from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, Ta
 from orchestrator_service.records import (
     FINAL_STATES,
     Budget,
+    EventRecord,
     GoalRecord,
     Invariant,
     QuestionRecord,
@@ -187,6 +188,10 @@ class MemoryDesk:
         self.positions.append((after, agent))
         async for event in self._streamed(after):
             yield event
+
+    async def latest_events(self, limit: int) -> list[EventRecord]:
+        self._asked()
+        return [EventRecord.model_validate(one) for one in examples.LATEST_EVENTS][:limit]
 
     def position(self) -> str:
         return "0"
