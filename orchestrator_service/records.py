@@ -343,6 +343,8 @@ class QuestionRecord(BaseModel):
     """When it came to its end, in whatever way."""
     reason: str | None
     """What the person said, or why it was withdrawn."""
+    unreachable: str | None = None
+    """Why an open question cannot be answered now, in one sentence; None where it can be."""
 
 
 class Budget(BaseModel):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from agent_bus.gates import Gate
 from agent_bus.joined_queue import JoinedQueue
 from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
+from service_kit.claude_transcripts import tokens_of_conversation
 from service_kit.findings import Finding
 from service_kit.http_server import QuietServer, listen, serve
 from service_kit.modes import Activation
@@ -119,6 +121,7 @@ class Worker:
             on_failure=self._tell_failure,
             workspaces=workspaces,
             supervisor=self.supervisor,
+            tokens_since=partial(tokens_of_conversation, settings.agent_environment),
         )
         self.keeper = Keeper(workspaces, keep_s=settings.worktree_keep_s)
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)
@@ -343,6 +346,9 @@ class Worker:
         """Bring the gauges up to date."""
         worker = self.settings.worker
         self.metrics.queue_depth.set(self.queue.depth())
+        if self.asking is not None:
+            self.metrics.question_age.set(self.asking.oldest_age_s)
+            self.metrics.question_time_used.set(self.asking.time_used)
         self.metrics.tasks_in_flight.set(len(self.dispatcher.current_tasks))
         age = self.probe_age_s()
         self.metrics.probe_age.set(-1 if age is None else age)
@@ -444,6 +450,7 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 workings.start_soon(agent.serve_forever, name="agent")
                 if worker.asking is not None:
                     workings.start_soon(worker.asking.tidy_forever, name="questions")
+                    workings.start_soon(worker.asking.write_ends_forever, name="ends of questions")
                 worker.start()
                 try:
                     yield worker

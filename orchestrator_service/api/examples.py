@@ -234,6 +234,7 @@ QUESTION: Final[dict[str, Any]] = {
     "answered_by": None,
     "answered_at": None,
     "reason": None,
+    "unreachable": None,
 }
 APPROVED_QUESTION: Final = {
     **QUESTION,

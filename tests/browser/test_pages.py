@@ -159,6 +159,31 @@ def test_a_lost_connection_is_told_and_no_event_is_missed(
         expect(feed.get_by_text("completed")).to_have_count(2)
 
 
+@pytest.mark.parametrize("name", ["session.js", "main.js", "style.css"])
+def test_a_page_that_lost_a_file_on_its_way_comes_up_by_itself(chromium: Chromium, crowd: Team, name: str) -> None:
+    """As a phone does that changes its network while it loads."""
+    with chromium.window(crowd.url) as window:
+        page = window.context.new_page()
+        lost: list[str] = []
+
+        def lose_twice(route: Route) -> None:
+            if len(lost) == 2:
+                route.continue_()
+                return
+            lost.append(route.request.url)
+            route.abort("internetdisconnected")
+
+        page.route(f"**/{name}", lose_twice)
+        page.goto(f"{crowd.url}/inbox")
+        expect(page.get_by_role("heading", level=1, name="Inbox")).to_be_visible()
+        expect(page.locator(".side-end .dot.good")).to_be_visible()
+        expect(page.locator("body")).to_have_css("margin", "0px")
+        # What is counted for the next loss begins anew.
+        tries = "sessionStorage.getItem('codehornets-tries')"
+        wait_until(lambda: page.evaluate(f"document.readyState === 'complete' && {tries} === null"), 30)
+        assert len(lost) == 2
+
+
 def test_a_page_of_a_task_goes_on_where_it_was(chromium: Chromium, tmp_path_factory: pytest.TempPathFactory) -> None:
     with open_team(tmp_path_factory.mktemp("task")) as team, chromium.window(team.url) as window:
         task_id = team.submit("patience", worker="marie")

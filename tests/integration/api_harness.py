@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -46,6 +47,7 @@ from orchestrator_service.records import (
 from orchestrator_service.settings import ApiSettings
 from service_kit.findings import Finding
 from service_kit.http_server import listen
+from tests.integration.harness import REPOSITORY
 
 
 class MemoryDesk:
@@ -328,6 +330,8 @@ async def explore(served: Served, directory: Path, *, without: str, seed: int) -
         check=False,
         stderr=subprocess.STDOUT,
         cwd=directory,
+        # What it finds out of Unicode, for seconds, holds for the next one too.
+        env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(REPOSITORY / ".hypothesis")},
     )
     return done.returncode, done.stdout.decode(errors="replace")[-6000:]
 

@@ -111,6 +111,9 @@ class FakeTransport:
     async def running(self) -> dict[str, list[str]]:
         return self.holders
 
+    def away(self) -> str | None:
+        return "the road is closed" if self.unreachable else None
+
     def findings(self) -> list[Finding]:
         return []
 

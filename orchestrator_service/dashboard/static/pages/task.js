@@ -83,7 +83,7 @@ export function taskPage(taskId, { title }) {
       ["Handed in", h("span", {}, time(task.submitted_at), ` by ${task.submitted_by}`)],
       ["Waited", format.duration(queued)],
       ["Took", task.ended_at ? format.duration(took) : task.started_at ? h("span", {}, "since ", time(task.started_at)) : "–"],
-      ["Cost", `${format.money(wire?.cost_usd ?? task.cost_usd, wire?.cost_is_notional === true)}${wire?.cost_is_notional ? " (notional)" : ""}`],
+      ["Cost", `${wire?.cost_is_partial ? "at least " : ""}${format.money(wire?.cost_usd ?? task.cost_usd, wire?.cost_is_notional === true)}${wire?.cost_is_notional ? " (notional)" : ""}`],
       ["Tokens in / out", usage.input_tokens === undefined ? null : `${format.count(usage.input_tokens)} / ${format.count(usage.output_tokens)}`],
       ["Tries", String(task.tries)],
       ["Turns", wire?.num_turns === null || wire?.num_turns === undefined ? null : String(wire.num_turns)],
