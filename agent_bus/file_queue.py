@@ -207,7 +207,7 @@ class FileQueue:
         released = None
         # Somebody may have deleted the shared directory under the running task: then there is nothing to give back.
         with suppress(FileNotFoundError):
-            if not_before is not None or held.has_note or result is not None:
+            if not_before is not None or held.has_note or claim.notes or result is not None:
                 notes = {**claim.notes, "released_because": reason}
                 notes["not_before"] = not_before.timestamp() if not_before is not None else 0.0
                 if result is not None:

@@ -144,6 +144,9 @@ class Result(BaseModel):
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    """Of all attempts, in US dollars, as far as it was told."""
+    cost_is_partial: bool = False
+    """Whether an attempt was cut off before it could tell its cost, so that there was more."""
     cost_is_notional: bool | None = None
     """Whether a subscription covers that cost, so that nobody is billed for it; None where there is no telling."""
     model: str | None = None

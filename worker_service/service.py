@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from agent_bus.gates import Gate
 from agent_bus.joined_queue import JoinedQueue
 from agent_bus.messages import Heartbeat, WorkerStatus
 from agent_bus.queue import Queue, TriggerEvent
+from service_kit.claude_transcripts import tokens_of_conversation
 from service_kit.findings import Finding
 from service_kit.http_server import QuietServer, listen, serve
 from service_kit.modes import Activation
@@ -119,6 +121,7 @@ class Worker:
             on_failure=self._tell_failure,
             workspaces=workspaces,
             supervisor=self.supervisor,
+            tokens_since=partial(tokens_of_conversation, settings.agent_environment),
         )
         self.keeper = Keeper(workspaces, keep_s=settings.worktree_keep_s)
         self.dispatcher = Dispatcher(dispatching, queue=self.queue, bell=self.bell, runner=self.runner)

@@ -21,12 +21,14 @@ from agent_bus.messages import OnInterrupt, Result, TaskError, TaskStatus, utc_n
 from agent_bus.queue import Claim, Queue
 from agent_bus.redis.keys import result_by_id
 from agent_bus.result_notices import ResultNotices
+from service_kit.claude_transcripts import TOKEN_KINDS
 from worker_service.agents.base import Agent, Outcome, RateLimited, Run, StopCause
 from worker_service.bell import Bell
 from worker_service.broadcast import Broadcast
 from worker_service.metrics import Metrics
 from worker_service.questions.asking import Asking
 from worker_service.settlement import GivenBack, Settlement
+from worker_service.spending import Bill, TokensSince
 from worker_service.supervision.supervisor import Supervisor
 from worker_service.supervision.watch import SEEMS_STUCK
 from worker_service.task_clock import TaskClock
@@ -42,7 +44,6 @@ _EXIT_CODES: Final = {
     TaskStatus.TIMED_OUT: 124,
     TaskStatus.CANCELLED: 130,
 }
-_TOKEN_KINDS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _TROUBLE_RETRY_S: Final = 1.0
 """After trouble that is not the task's (no process or no room to be had) it goes back, but not at once."""
 
@@ -68,6 +69,7 @@ class Running:
     run: Run
     scope: anyio.CancelScope
     clock: TaskClock
+    bill: Bill
 
     def stop(self, cause: StopCause) -> None:
         """End the agent's run from outside; the first cause stays, but for a cancel of one that is stuck."""
@@ -97,6 +99,7 @@ class TaskRunner:
         on_failure: Callable[[Run], None] = lambda run: None,
         workspaces: Workspaces | None = None,
         supervisor: Supervisor | None = None,
+        tokens_since: TokensSince = lambda session_id, moment: None,
     ) -> None:
         """Wire a runner.
 
@@ -115,6 +118,7 @@ class TaskRunner:
             on_failure: Told of each run that failed or ran out of time.
             workspaces: Gives tasks the places they work in; None leaves each in its workspace.
             supervisor: Who looks whether tasks get on; None looks at none.
+            tokens_since: Tells of an attempt that was cut off what its conversation knows.
         """
         self._settings = settings
         self._queue = queue
@@ -131,6 +135,7 @@ class TaskRunner:
         self._on_failure = on_failure
         self._workspaces = workspaces
         self._supervisor = supervisor
+        self._tokens_since = tokens_since
         self._task_log = TaskLog()
         self._ended = {status: metrics.tasks.labels(settings.worker, status.value) for status in TaskStatus}
         self.on_parked: Callable[[], None] = lambda: None
@@ -153,10 +158,11 @@ class TaskRunner:
         started_at = utc_now()
         journals = self._layout.events if self._keep_journals else None
         events = TaskEvents(self._settings.worker, task_id, journals, self._broadcast)
-        run = self._prepare(claim, events)
+        bill = Bill(claim.notes, self._tokens_since)
+        run = self._prepare(claim, events, bill)
         # The deadline is set when the agent starts: what comes before it is not the task's time.
         scope = anyio.CancelScope()
-        running = self.running[task_id] = Running(run, scope, TaskClock(scope))
+        running = self.running[task_id] = Running(run, scope, TaskClock(scope), bill)
         if self._asking is not None:
             run.ask = partial(self._asking.ask, run, running.clock)
         supervisor = self._supervisor
@@ -166,6 +172,8 @@ class TaskRunner:
         try:
             try:
                 kept = _kept_result(claim)
+                await bill.settle_lost()
+                run.spent_usd = bill.spent.cost_usd or 0.0
                 ended = kept is None and await self._run_in_place(claim, running)
                 if ended and run.outcome.status in (TaskStatus.FAILED, TaskStatus.TIMED_OUT):
                     self._on_failure(run)
@@ -177,15 +185,16 @@ class TaskRunner:
                 if self._asking is not None:
                     self._asking.abandon(run)
             if kept is not None or ended:
-                await self._finish(claim, kept or self._result(claim, run.outcome, started_at))
+                await self._finish(claim, kept or self._result(claim, run.outcome, bill, started_at))
         finally:
             events.close()
             self.running.pop(task_id, None)
             if not self.running:
                 self.idle.set()
 
-    def _prepare(self, claim: Claim, events: TaskEvents) -> Run:
+    def _prepare(self, claim: Claim, events: TaskEvents, bill: Bill) -> Run:
         async def remember(session_id: str) -> None:
+            bill.open(session_id)
             await self._queue.remember(claim, session_id=session_id)
 
         def prompt_handed() -> None:
@@ -237,7 +246,7 @@ class TaskRunner:
             return True
         limit = task.max_attempts or self._settings.max_attempts
         if claim.attempt > limit:
-            await self._bury_exhausted(claim, limit)
+            await self._bury_exhausted(claim, running.bill, limit)
             return False
         if claim.attempt > 1 and task.on_interrupt is OnInterrupt.FAIL:
             outcome.fail("interrupted", "The worker ended in the middle of the task, and its on_interrupt is fail.")
@@ -246,9 +255,13 @@ class TaskRunner:
             await self._asking.withdraw_left_over(task.task_id)
         timeout_s = task.timeout or self._settings.task_timeout_s
         try:
-            with running.scope as scope:
-                running.clock.start(timeout_s)
-                await self._agent.run(run)
+            try:
+                with running.scope as scope:
+                    running.clock.start(timeout_s)
+                    await self._agent.run(run)
+            finally:
+                # Before it is judged: whatever goes back to the queue takes what it cost along.
+                await running.bill.close(outcome)
         except RateLimited as limited:
             return await self._park(claim, limited, outcome)
         except Exception as error:
@@ -341,12 +354,12 @@ class TaskRunner:
         await anyio.sleep(_TROUBLE_RETRY_S)
         await self.settlement.release(claim, spend_attempt=True, reason=str(error))
 
-    async def _bury_exhausted(self, claim: Claim, limit: int) -> None:
+    async def _bury_exhausted(self, claim: Claim, bill: Bill, limit: int) -> None:
         message = f"it was begun {limit} time{'s' if limit > 1 else ''} and never came to an end"
         now = utc_now()
         outcome = Outcome(session_id=claim.session_id)
         outcome.fail(DeadLetterReason.ATTEMPTS_EXHAUSTED.value, f"The task was set aside: {message}.")
-        result = self._result(claim, outcome, now)
+        result = self._result(claim, outcome, bill, now)
         reason = DeadLetterReason.ATTEMPTS_EXHAUSTED
         await self.settlement.insist(claim, lambda: self._queue.bury(claim, reason, message, result))
         self._tell(claim, result)
@@ -361,7 +374,7 @@ class TaskRunner:
         self._tell(claim, result)
         self._count(result)
 
-    def _result(self, claim: Claim, outcome: Outcome, started_at: datetime) -> Result:
+    def _result(self, claim: Claim, outcome: Outcome, bill: Bill, started_at: datetime) -> Result:
         now = utc_now()
         exit_code = outcome.exit_code
         if exit_code is None or (exit_code == 0 and outcome.status is not TaskStatus.COMPLETED):
@@ -379,8 +392,9 @@ class TaskRunner:
             session_id=outcome.session_id,
             attempts=claim.attempt,
             num_turns=outcome.num_turns,
-            usage=outcome.usage,
-            cost_usd=outcome.cost_usd,
+            usage=bill.usage(outcome),
+            cost_usd=bill.spent.cost_usd,
+            cost_is_partial=bill.spent.is_partial,
             cost_is_notional=self._settings.cost_is_notional,
             model=outcome.model,
             worktree=outcome.worktree,
@@ -411,7 +425,7 @@ class TaskRunner:
             self._metrics.agent_cost.inc(result.cost_usd)
             if result.cost_is_notional:
                 self._metrics.agent_notional_cost.inc(result.cost_usd)
-        for kind in _TOKEN_KINDS if result.usage else ():
+        for kind in TOKEN_KINDS if result.usage else ():
             amount = (result.usage or {}).get(kind)
             if isinstance(amount, int) and amount > 0:
                 self._metrics.agent_tokens.labels(worker, kind.removesuffix("_tokens")).inc(amount)

@@ -280,6 +280,19 @@ STREAM: Final = (
     '"worker": "marie", "goal_id": null, "data": {"state": "completed"}}\n\n'
 )
 
+LATEST_EVENTS: Final = [
+    {
+        "id": "41",
+        "event": "task_ended",
+        "timestamp": "2026-03-02T09:00:09.401Z",
+        "task_id": "task-7f3a9c",
+        "title": "Three slogans",
+        "worker": "marie",
+        "goal_id": None,
+        "data": {"state": "completed"},
+    }
+]
+
 FIELD_ERROR: Final = {
     "field": "tasks[3].retry.factor",
     "value": 99,

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from orchestrator_service.backups.occupancy import (
     check_shared_is_free,
     find_content,
 )
+from orchestrator_service.backups.worktree_records import settle_records
 
 _ORDER: Final = ("results", "tasks", "triggers")
 """These go into place last, in this order."""
@@ -99,6 +101,9 @@ def restore(
         # Somebody may have been started while we unpacked.
         check_nobody_lives(plan.shared, plan.ledger)
         remarks = [sentence for site in sites.values() for sentence in site.settle()]
+        settle_records(
+            sites[SHARED].new, was=Path(manifest.shared_dir), becomes=plan.shared.absolute(), now=datetime.now(UTC)
+        )
         moves = [move for site in sites.values() for move in site.moves()]
         moves.sort(key=lambda move: _turn(move[1], plan.ledger))
         _publish(moves)

@@ -223,16 +223,17 @@ class _Taking:
     # -- the rest
 
     def _take_sessions_and_markers(self) -> None:
-        sessions = 0
+        sessions = worktrees = 0
         for worker in workers_of(self._shared):
             layout = WorkerLayout.under(self._shared, worker)
             place = f"{SHARED}/tasks/{worker}"
             sessions += self.packer.files(f"{layout.sessions}", f"{place}/sessions", (TASK_SUFFIX,))
+            worktrees += self.packer.files(f"{layout.worktree_records}", f"{place}/worktrees", (TASK_SUFFIX,))
             for name in listing(f"{layout.tasks}"):
                 task_id = name.removesuffix(CANCEL_SUFFIX)
                 if name.endswith(CANCEL_SUFFIX) and is_task_id(task_id) and (worker, task_id) not in self._results:
                     self.packer.file(f"{layout.tasks}/{name}", f"{place}/{name}")
-        self.counts["sessions"] = sessions
+        self.counts.update(sessions=sessions, worktrees=worktrees)
 
     def _take_notices(self) -> None:
         """Pack what the orchestrator, or a person's script, was told and has not taken: hints, but somebody's."""

@@ -18,6 +18,7 @@ from orchestrator_service.cli.terminal import harmless
 from orchestrator_service.cli.where import Where
 
 if TYPE_CHECKING:
+    from agent_bus.messages import Result
     from orchestrator_service.client.calls import ApiPlace
     from orchestrator_service.records import TaskRecord, TaskSummary, TryRecord
 
@@ -224,7 +225,7 @@ def _task_by_files(task_id: str, shared: Path, as_json: bool) -> int:
             ("error", None if result.error is None else f"{result.error.kind}: {result.error.message}"),
             ("worker", result.worker),
             ("attempts", str(result.attempts)),
-            ("cost", money(result.cost_usd, result.cost_usd if result.cost_is_notional else None) or None),
+            ("cost", _cost_of(result)),
             ("ended", clock(result.completed_at)),
             ("took", f"{result.duration_seconds:.1f} s"),
         ]
@@ -254,3 +255,10 @@ def retry(task_id: str, *, where: Where, as_json: bool) -> int:
     else:
         print(harmless(f"Task {task_id} is tried again; it is {where_it_is(found)}."))
     return 0
+
+
+def _cost_of(result: Result) -> str | None:
+    price = money(result.cost_usd, result.cost_usd if result.cost_is_notional else None)
+    if not result.cost_is_partial:
+        return price or None
+    return f"at least {price}" if price else "not known: it was cut off"

@@ -89,6 +89,8 @@ class GoalAgent:
 
     def _take(self, message: Message, turn: Turn) -> None:
         if isinstance(message, AssistantMessage):
+            if message.usage and message.message_id:
+                turn.usages[message.message_id] = message.usage
             for block in message.content:
                 if isinstance(block, TextBlock) and block.text.strip():
                     turn.said.append(block.text)
@@ -100,6 +102,7 @@ class GoalAgent:
             self._take_retry(message.data)
         elif isinstance(message, ResultMessage):
             turn.cost_usd = message.total_cost_usd
+            turn.usage = message.usage
             if message.is_error:
                 turn.error = message.result or "; ".join(message.errors or []) or message.subtype
                 turn.busy = message.api_error_status in _BUSY

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,7 +17,6 @@ from service_kit.agent_environment import agent_environment
 
 TEAM_SERVER: Final = "team"
 """What the agent calls the server of its tools."""
-_COST_STATE: Final = b'{"type":"cost-state"'
 _LONGEST_TOOL_MS: Final = 900_000
 """Longer than anybody can wait for tasks in one go."""
 
@@ -96,25 +94,3 @@ def command_line(
     if max_budget_usd is not None:
         command.append(f"--max-budget-usd={max_budget_usd:.6f}")
     return command
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """A conversation that was begun on this machine."""
-
-    carried_usd: float
-    """What a process that goes on with it counts as spent already: what the last one that ended in good order had."""
-
-
-def find_transcript(environment: Mapping[str, str], session_id: str) -> Transcript | None:
-    """Return the conversation with this id, if it can be gone on with. Reads all of it."""
-    folder = environment.get("CLAUDE_CONFIG_DIR") or os.path.join(environment.get("HOME") or "/", ".claude")
-    path = next(iter(Path(folder, "projects").glob(f"*/{session_id}.jsonl")), None)
-    if path is None:
-        return None
-    carried = 0.0
-    with suppress(OSError, ValueError, TypeError), path.open("rb") as lines:
-        for line in lines:
-            if line.startswith(_COST_STATE):
-                carried = float(json.loads(line).get("totalCostUSD", 0.0))
-    return Transcript(carried)

@@ -18,16 +18,18 @@ import anyio
 from agent_bus.messages import TaskError
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
-from orchestrator_service.goals.claude_code import command_line, find_claude, find_transcript
+from orchestrator_service.goals.claude_code import command_line, find_claude
 from orchestrator_service.goals.limits import AGENTS_SHARE, GoalDesk
 from orchestrator_service.goals.prompt import resumed_prompt, still_open_prompt, system_prompt
 from orchestrator_service.goals.turn import AgentGone, Audience, Turn
 from orchestrator_service.ledger import goals as rows
 from orchestrator_service.ledger.database import Database
 from orchestrator_service.ledger.goals import GoalRow, GoalTask
+from orchestrator_service.ledger.usage import tokens_of
 from orchestrator_service.records import GoalState
 from orchestrator_service.settings import GoalSettings
 from orchestrator_service.team_tools.tools import TeamDesk, TeamTools
+from service_kit.claude_transcripts import carried_usd, find_transcript, sum_tokens
 
 if TYPE_CHECKING:
     from orchestrator_service.goals.agent import GoalAgent
@@ -156,7 +158,7 @@ class GoalRun:
         fresh = attempt == 1 and not known and not tasks
         prompt = row.goal if fresh else resumed_prompt(row, tasks, same_conversation=known)
         spent = await self._spent_usd()
-        carried = 0.0 if transcript is None else transcript.carried_usd
+        carried = 0.0 if transcript is None else await asyncio.to_thread(carried_usd, transcript)
         command = command_line(
             claude.program,
             session_id=row.session_id,
@@ -196,9 +198,8 @@ class GoalRun:
             try:
                 await agent.take_turn(prompt, turn)
             finally:
-                if turn.cost_usd is not None:
-                    with anyio.CancelScope(shield=True):
-                        await self._store_cost(max(0.0, before_usd + turn.cost_usd))
+                with anyio.CancelScope(shield=True):
+                    await self._store_use(turn, before_usd)
             open_tasks = [task for task in await self._tasks() if task.is_open]
             if turn.error_kind is not None and turn.busy:
                 self._tell("goal_waits", message=f"The API is busy: {turn.error[:_LONGEST_TEXT]}")
@@ -262,12 +263,19 @@ class GoalRun:
         row = await self._room.database.read(lambda db: rows.goal_row(db, self._row.goal_id))
         return row.agent_cost_usd or 0.0
 
-    async def _store_cost(self, cost_usd: float) -> None:
+    async def _store_use(self, turn: Turn, before_usd: float) -> None:
         now, goal_id, notional = time.time(), self._row.goal_id, self._notional
         day = self._room.day_of(now)
-        await self._room.database.write(
-            lambda db: rows.store_agent_cost(db, goal_id, cost_usd, day=day, at=now, notional=notional)
-        )
+        cost_usd = None if turn.cost_usd is None else max(0.0, before_usd + turn.cost_usd)
+        streamed = sum_tokens(turn.usages.values())
+        # A turn that is interrupted in the middle of a message is told to have used nothing.
+        tokens = tokens_of(turn.usage if any(tokens_of(turn.usage)) else streamed)
+        if cost_usd is not None or any(tokens):
+            await self._room.database.write(
+                lambda db: rows.store_agent_cost(
+                    db, goal_id, cost_usd, day=day, at=now, notional=notional, tokens=tokens
+                )
+            )
 
     # -- what is told
 

@@ -23,6 +23,10 @@ class Turn:
     """Whether the error is one that goes away: a limit, or an API that is overloaded."""
     cost_usd: float | None = None
     """Of all turns of this process so far, and of what it carried over; None if it was not told."""
+    usages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each message said of tokens as it began; it is what there is of a turn whose end was not told."""
+    usage: dict[str, Any] | None = None
+    """The tokens of this turn, as Claude Code tells them at its end."""
     said: list[str] = field(default_factory=list)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -161,30 +162,40 @@ def give_back_attempt(db: sqlite3.Connection, goal_id: str) -> None:
 
 
 def store_agent_cost(
-    db: sqlite3.Connection, goal_id: str, cost_usd: float, *, day: str, at: float, notional: bool = False
+    db: sqlite3.Connection,
+    goal_id: str,
+    cost_usd: float | None,
+    *,
+    day: str,
+    at: float,
+    notional: bool = False,
+    tokens: Sequence[int | None] = (),
 ) -> None:
-    """Set what the agent has cost so far; what is new of it counts as used.
+    """Set what the agent has cost so far; what is new of it counts as used, with the tokens of its last turn.
 
     Args:
         db: The ledger.
         goal_id: The goal.
-        cost_usd: Of all its turns.
+        cost_usd: Of all its turns; None where the last one's was not told.
         day: The day in the budget's time zone.
         at: The moment in seconds since 1970.
         notional: Whether a subscription covers what is new.
+        tokens: Of the last turn, in the order of `ledger.usage.TOKENS`; empty where nothing is known of them.
     """
     found = db.execute("SELECT COALESCE(agent_cost_usd, 0), model FROM goals WHERE goal_id = ?", (goal_id,)).fetchone()
     if found is None:
         return
     before, model = found
-    new = cost_usd - before
-    db.execute(
-        "UPDATE goals SET agent_cost_usd = ?, agent_notional_usd ="
-        " CASE WHEN ? THEN COALESCE(agent_notional_usd, 0) + ? ELSE agent_notional_usd END WHERE goal_id = ?",
-        (cost_usd, notional, new, goal_id),
-    )
-    if new:
-        count_goal_turn(db, goal_id, model, day, at, new, notional)
+    new = 0.0
+    if cost_usd is not None:
+        new = cost_usd - before
+        db.execute(
+            "UPDATE goals SET agent_cost_usd = ?, agent_notional_usd ="
+            " CASE WHEN ? THEN COALESCE(agent_notional_usd, 0) + ? ELSE agent_notional_usd END WHERE goal_id = ?",
+            (cost_usd, notional, new, goal_id),
+        )
+    if new or any(tokens):
+        count_goal_turn(db, goal_id, model, day, at, new, notional, tokens)
 
 
 def end_goal(

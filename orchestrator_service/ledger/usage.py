@@ -7,10 +7,10 @@ there were, and what was used is still known when its tasks are forgotten.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agent_bus.layout import ORCHESTRATOR
-from agent_bus.messages import Result
 from orchestrator_service.accounts import UsageBy, UsageRow, UsageSums
 
 TOKENS: Final = (
@@ -33,9 +33,9 @@ _FROM_RUNS: Final = (
 _LONGEST_LABEL: Final = 120
 
 
-def tokens_of(result: Result) -> tuple[int | None, ...]:
-    """Return what a result tells of tokens, in the order of `TOKENS`."""
-    usage = result.usage or {}
+def tokens_of(usage: Mapping[str, Any] | None) -> tuple[int | None, ...]:
+    """Return what a usage, as Claude Code tells it, says of tokens, in the order of `TOKENS`."""
+    usage = usage or {}
     given = [usage.get(name) for _, name in TOKENS]
     return tuple(
         value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
@@ -66,14 +66,23 @@ def count_run(connection: sqlite3.Connection, wire_id: str) -> None:
 
 
 def count_goal_turn(
-    connection: sqlite3.Connection, goal_id: str, model: str | None, day: str, at: float, cost: float, notional: bool
+    connection: sqlite3.Connection,
+    goal_id: str,
+    model: str | None,
+    day: str,
+    at: float,
+    cost: float,
+    notional: bool,
+    tokens: Sequence[int | None],
 ) -> None:
-    """Take what a turn of a goal's own agent cost into the sums."""
-    connection.execute(
-        "INSERT INTO goal_turns (at, goal_id, cost_usd, notional) VALUES (?, ?, ?, ?)",
-        (at, goal_id, cost, int(notional)),
-    )
-    sums = (0, 0, cost, cost if notional else 0.0, 0, 0, 0, 0)
+    """Take what a turn of a goal's own agent used into the sums; `tokens` are in the order of `TOKENS`, or empty."""
+    if cost:
+        connection.execute(
+            "INSERT INTO goal_turns (at, goal_id, cost_usd, notional) VALUES (?, ?, ?, ?)",
+            (at, goal_id, cost, int(notional)),
+        )
+    counted = [amount or 0 for amount in tokens] or [0] * len(TOKENS)
+    sums = (0, 0, cost, cost if notional else 0.0, *counted)
     _add(connection, (day, ORCHESTRATOR, goal_id, model or ""), sums)
 
 

@@ -79,12 +79,12 @@ def _take_up(step: Step, heard: HeardResult, seq: int) -> None:
 
 
 def _cost(result: Result, reserved: float | None) -> float | None:
-    """Return what a run cost. One that was cut off without a word of its cost counts for all that was reserved."""
-    if result.cost_usd is not None:
-        return result.cost_usd
-    if reserved and result.status is not TaskStatus.COMPLETED and result.attempts > 0:
-        return reserved
-    return None
+    """Return what a run cost. What was cut off without a word of its cost counts for all that was reserved."""
+    told = result.cost_usd
+    cut_off = told is None and result.status is not TaskStatus.COMPLETED and result.attempts > 0
+    if reserved and (cut_off or result.cost_is_partial):
+        return max(reserved, told or 0.0)
+    return told
 
 
 def _close_run(step: Step, heard: HeardResult, started: float | None, cost: float | None) -> None:
@@ -105,7 +105,7 @@ def _close_run(step: Step, heard: HeardResult, started: float | None, cost: floa
             heard.event_position,
             result.cost_is_notional,
             result.model,
-            *tokens_of(result),
+            *tokens_of(result.usage),
             result.task_id,
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from service_kit.worktrees.removing import remove_remains
 log = logging.getLogger(__name__)
 
 _MOST_OF_A_NAME: Final = 100
+_BRANCH_IN_USE: Final = re.compile("already (checked out|used by worktree) at")
 _IGNORE_ALL: Final = "# Made by codehornets: these are worktrees, not files of a repository around them.\n*\n"
 
 
@@ -90,8 +92,9 @@ def open_worktree(
             return Opened(record=book.write(_on_a_branch(record, git)), how="found")
         return _make_again(book, record, wish, repository, bare)
     except GitError as error:
-        if "already exists" in error.said:
-            # Another worker has taken the name between the look and the deed.
+        if "already exists" in error.said or _BRANCH_IN_USE.search(error.said):
+            # Another worker has taken the name between the look and the deed; or the branch is checked out in another
+            # worktree, where a team works that was restored elsewhere.
             return None
         raise NotMade(_reason(error)) from error
 
@@ -133,6 +136,7 @@ def _make_again(
         # What is there is not known to this repository: another host's, or put there by somebody.
         return None
     remove_remains(record, bare)
+    _free_branch(record, bare)
     has_branch = _exists(bare, record.branch)
     if not has_branch and not bare.succeeds("cat-file", "-e", f"{record.base}^{{commit}}"):
         record = _new_record(record.path, wish, record.name, repository)
@@ -140,6 +144,17 @@ def _make_again(
     record = record.model_copy(update={"task_id": wish.task_id, "ended": False})
     how = "made_again" if record.made else "made"
     return Opened(record=_make(book, record, start, bare, fresh=not has_branch), how=how)
+
+
+def _free_branch(record: WorktreeRecord, bare: Git) -> None:
+    """Let go of the worktree's earlier place where that is gone: its branch counts as checked out there."""
+    if record.git_dir is None or record.host != socket.gethostname():
+        # Elsewhere the place may be there; a mount may be missing here.
+        return
+    with suppress(OSError, GitError):
+        earlier = Path((record.git_dir / "gitdir").read_text().strip()).parent
+        if earlier != record.path and not os.path.lexists(earlier):
+            bare.run("worktree", "remove", "--force", "--force", str(earlier))
 
 
 def _make(book: RecordBook, record: WorktreeRecord, start: str, bare: Git, *, fresh: bool) -> WorktreeRecord:

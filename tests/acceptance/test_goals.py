@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator_service.accounts import UsageBy, UsageSums
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, LedgerUnavailable, NotKnown, Unavailable
 from orchestrator_service.goals.limits import LimitReached
 from orchestrator_service.goals.service import Goals, open_goals
-from orchestrator_service.ledger.database import open_database
+from orchestrator_service.ledger.database import Database, open_database
 from orchestrator_service.ledger.goals import begin_attempt
+from orchestrator_service.ledger.usage import read_usage
 from orchestrator_service.orders import GoalOrder, TaskOrder
 from orchestrator_service.records import GoalRecord, GoalState, TaskState
 from orchestrator_service.settings import GoalSettings
@@ -32,8 +34,10 @@ ME = Asker(name="me")
 class Scene:
     """Goals over a desk in memory, and what they told."""
 
-    def __init__(self, desk: TeamDesk, goals: Goals, events: list[tuple[str, dict[str, Any]]]) -> None:
-        self.desk, self.goals, self.events = desk, goals, events
+    def __init__(
+        self, desk: TeamDesk, goals: Goals, events: list[tuple[str, dict[str, Any]]], database: Database
+    ) -> None:
+        self.desk, self.goals, self.events, self.database = desk, goals, events, database
 
     async def reach(self, goal: str, **limits: Any) -> GoalRecord:
         record = await self.goals.create(GoalOrder(goal=goal, **limits), ME)
@@ -42,6 +46,11 @@ class Scene:
     async def ended(self, goal_id: str) -> GoalRecord:
         await until(lambda: any(name == "goal_ended" and data["goal_id"] == goal_id for name, data in self.events), 60)
         return await self.goals.get(goal_id)
+
+    async def usage(self) -> UsageSums:
+        """Everything that was used, as the ledger has it."""
+        _, total = await self.database.read(lambda db: read_usage(db, UsageBy.GOAL, "0000", "9999", 10))
+        return total
 
     def told(self, name: str) -> list[dict[str, Any]]:
         return [data for event, data in self.events if event == name]
@@ -64,7 +73,7 @@ def scene(tmp_path: Path, environ: dict[str, str]) -> Open:
             desk = TeamDesk(database)
             tell = lambda name, data: events.append((name, data))  # noqa: E731
             async with open_goals(desk, database, GoalSettings(**settings), environ, tell) as goals:
-                yield Scene(desk, goals, events)
+                yield Scene(desk, goals, events, database)
 
     return make
 
@@ -321,15 +330,17 @@ async def test_the_cost_of_an_agent_is_counted_once_over_all_its_processes(
                 os.kill(int(process.name), 9)
             await until(lambda: len(stage.told("goal_started")) == 2, 30)
             await stage.desk.end("t1", TaskState.COMPLETED)
-            record = await stage.ended(created.goal_id)
+            record, usage = await stage.ended(created.goal_id), await stage.usage()
     if how == "stopped":
         async with scene() as stage:
             await stage.desk.adopt("t1", created.goal_id)
             await stage.desk.end("t1", TaskState.COMPLETED)
             await stage.goals.take_up()
-            record = await stage.ended(created.goal_id)
+            record, usage = await stage.ended(created.goal_id), await stage.usage()
     assert record.state is GoalState.COMPLETED
     assert first > 0 and record.agent_cost_usd == pytest.approx(2 * first, rel=0.01)
+    # Two answers, and the call of a tool before the first one; what was cut off had not begun to be answered.
+    assert (usage.input_tokens, usage.cost_usd) == (200_010, pytest.approx(record.agent_cost_usd, abs=1e-5))
 
 
 async def test_an_agent_that_goes_on_may_not_spend_its_budget_again(api: MessagesApi, scene: Open) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ from agent_bus.dead_letters import DeadLetterBox
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import utc_now
 from orchestrator_service.cli import run
+from service_kit.git.repository import look_at
+from service_kit.worktrees.making import Wish, candidates, open_worktree
+from service_kit.worktrees.pruning import prune
+from service_kit.worktrees.records import RecordBook, WorktreeRecord
+from tests.git_repository import TestRepository, make_repository
 from tests.integration.harness import REPOSITORY
 from tests.integration.orchestrator_process import Processes, ask, processes, results
 from tests.integration.test_orchestrator_crash import checked_after
@@ -327,3 +334,96 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
         arguments = [*arguments, "--no-ledger"]
     assert sentence in refused(*(each.format(**places, tmp=tmp_path) for each in arguments))
     assert everything_below(tmp_path) == before
+
+
+# -- worktrees
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> TestRepository:
+    return make_repository(tmp_path / "repo", tmp_path / "home")
+
+
+def open_for(shared: Path, repository: TestRepository, task_id: str = "b") -> WorktreeRecord:
+    """Give marie's task its worktree, as a worker does."""
+    book = RecordBook(WorkerLayout.under(shared, "marie").worktree_records)
+    found = look_at(repository.safe, repository.top)
+    wish = Wish(name=task_id, key=f"task:{task_id}", worker="marie", task_id=task_id)
+    for name in candidates(task_id):
+        with book.hold(name):
+            opened = open_worktree(book, shared / "worktrees" / "marie", wish, name, found, repository.safe)
+        if opened is not None:
+            return opened.record
+    raise AssertionError("no worktree")
+
+
+def restored(shared: Path, new: Path) -> None:
+    said = json.loads(
+        done("restore", "-", "--shared-dir", str(new), "--json", given=done("backup", "-", "--shared-dir", str(shared)))
+    )
+    assert said["counts"]["worktrees"] == 1
+
+
+def test_a_restored_task_goes_on_in_its_worktree(shared: Path, tmp_path: Path, repository: TestRepository) -> None:
+    """The shared directory is lost, the worktrees were on another disk."""
+    small_team(shared)
+    book = RecordBook(WorkerLayout.under(shared, "marie").worktree_records)
+    found = look_at(repository.safe, repository.top)
+    wish = Wish(name="b", key="task:b", worker="marie", task_id="b")
+    opened = open_worktree(book, tmp_path / "disk", wish, "b", found, repository.safe)
+    assert opened is not None
+    (opened.record.path / "new.txt").write_text("not committed")
+    new = tmp_path / "new"
+    restored(shared, new)
+    after = RecordBook(WorkerLayout.under(new, "marie").worktree_records)
+    record = after.read("b")
+    assert record is not None and record.path == opened.record.path and record.used_at > opened.record.used_at
+    again = open_worktree(after, tmp_path / "disk", wish, "b", found, repository.safe)
+    assert again is not None and again.how == "found"
+    assert (again.record.path / "new.txt").read_text() == "not committed"
+
+
+def test_a_worktree_that_was_lost_is_made_again_from_its_branch(
+    shared: Path, tmp_path: Path, repository: TestRepository
+) -> None:
+    small_team(shared)
+    first = open_for(shared, repository)
+    repository.commit("begun", at=first.path, **{"begun.txt": "so far"})
+    new = tmp_path / "new"
+    restored(shared, new)
+    shutil.rmtree(shared)
+    record = open_for(new, repository)
+    assert record.path == new / "worktrees" / "marie" / "b" and record.branch == first.branch
+    assert (record.path / "begun.txt").read_text() == "so far"
+
+
+def test_a_team_that_is_restored_beside_the_old_one_leaves_its_worktrees_alone(
+    shared: Path, tmp_path: Path, repository: TestRepository
+) -> None:
+    small_team(shared)
+    first = open_for(shared, repository)
+    (first.path / "new.txt").write_text("not committed")
+    new = tmp_path / "new"
+    restored(shared, new)
+    record = open_for(new, repository)
+    assert (record.path, record.branch) == (new / "worktrees" / "marie" / "b-2", "refs/heads/codehornets/b-2")
+    after = RecordBook(WorkerLayout.under(new, "marie").worktree_records)
+    list(prune(after, repository.safe, keep_s=0))
+    assert (first.path / "new.txt").read_text() == "not committed"
+    assert first.branch in repository.git("worktree", "list", "--porcelain")
+
+
+def test_nothing_is_cleaned_up_at_once_after_a_restore(
+    shared: Path, tmp_path: Path, repository: TestRepository
+) -> None:
+    small_team(shared)
+    record = open_for(shared, repository)
+    path = WorkerLayout.under(shared, "marie").worktree_records / "b.json"
+    path.write_text(record.model_copy(update={"used_at": utc_now() - timedelta(days=30)}).model_dump_json())
+    new = tmp_path / "new"
+    restored(shared, new)
+    after = RecordBook(WorkerLayout.under(new, "marie").worktree_records)
+    assert list(prune(after, repository.safe, keep_s=7 * 86_400)) == []
+    # The old place would have removed it: its record says that it is old.
+    old = RecordBook(WorkerLayout.under(shared, "marie").worktree_records)
+    assert [verdict.record.name for verdict in prune(old, repository.safe, keep_s=7 * 86_400)] == ["b"]

@@ -206,7 +206,76 @@ def test_a_tasks_own_limit_wins_and_zero_of_either_turns_it_off() -> None:
     settings = SupervisionSettings()
     usual, own = limits_of(settings, None), limits_of(settings, 40.0)
     assert usual is not None and usual.silence_s == 900
-    assert own is not None and (own.silence_s, own.look_every_s) == (40, 4)
+    assert own is not None and (own.silence_s, own.look_every_s) == (40, 1)
     assert limits_of(settings, 0) is None
     assert limits_of(SupervisionSettings(after_s=0), None) is None
     assert limits_of(SupervisionSettings(after_s=0), 5.0) is None
+
+
+# -- when it is looked at
+
+
+def looks_until_stuck(
+    case: Case, within_s: float, *, works_until: float = 0.0, talks_until: float = 0.0
+) -> list[float]:
+    """Look whenever the watch asks for it, and return these moments; the last one found it stuck, or time is over."""
+    moments: list[float] = []
+    seen_at = 0.0
+    while (now := case.watch.next_look(seen_at)) < within_s:
+        case.signs.used_s += max(0.0, min(now, works_until) - min(seen_at, works_until))
+        # A line every 0.3 s, whoever looks.
+        case.signs.heard_at = max(case.signs.heard_at, min(now, talks_until) // 0.3 * 0.3)
+        assert now > seen_at
+        moments.append(now)
+        seen_at = now
+        if case.watch.look(now):
+            break
+    return moments
+
+
+@pytest.mark.parametrize(
+    ("works_until", "talks_until"), [(0.0, 0.0), (0.0, 57.3), (57.3, 0.0), (57.3, 31.0), (31.0, 57.3), (357.5, 2.0)]
+)
+def test_silence_is_noticed_within_about_a_second_of_its_limit(works_until: float, talks_until: float) -> None:
+    moments = looks_until_stuck(Case(), 1000, works_until=works_until, talks_until=talks_until)
+    begun = max(works_until, talks_until // 0.3 * 0.3)
+    assert 0 <= moments[-1] - (begun + 100) < 1.1
+    # Once a second is often enough, and never is it looked at without an end.
+    assert len(moments) <= 1.2 * moments[-1] + 5
+
+
+def test_a_limit_that_is_no_whole_number_of_looks_is_met_to_the_moment() -> None:
+    case = Case()
+    case.signs.heard_at = 0.25
+    moments = looks_until_stuck(case, 1000)
+    assert moments[-1] == pytest.approx(100.25, abs=0.01)
+
+
+def test_an_answer_that_lingers_is_noticed_at_its_limit() -> None:
+    case = Case()
+    case.signs.heard_at = case.signs.answered_at = 0.4
+    moments = looks_until_stuck(case, 1000)
+    assert moments[-1] == pytest.approx(30.4, abs=0.01)
+
+
+def test_a_healthy_task_is_looked_at_for_as_long_as_it_works_and_never_found_stuck() -> None:
+    moments = looks_until_stuck(Case(), 900, works_until=1000)
+    assert 800 < len(moments) <= 910
+
+
+def test_what_waits_as_announced_is_not_looked_at_before_its_end() -> None:
+    case = Case()
+    case.event("api_retry", wait_s=500.0)
+    assert looks_until_stuck(case, 490) == []
+    assert looks_until_stuck(case, 1000)[-1] == pytest.approx(600, abs=1.1)
+
+
+def test_what_waits_for_a_person_is_looked_at_seldom() -> None:
+    case = Case()
+    case.event("permission_asked", question_id="q1")
+    assert len(looks_until_stuck(case, 400)) <= 100
+
+
+def test_short_limits_are_looked_at_more_often() -> None:
+    limits = Limits(silence_s=1.0, linger_s=0.5, repeats=0)
+    assert (limits.look_every_s, Limits(silence_s=900, linger_s=60, repeats=5).look_every_s) == (0.05, 1.0)

@@ -34,6 +34,8 @@ class Outcome:
     num_turns: int | None = None
     usage: dict[str, Any] | None = None
     cost_usd: float | None = None
+    cost_is_partial: bool = False
+    """Whether it cost more than was told."""
     model: str | None = None
     stderr: str = ""
     exit_code: int | None = None
@@ -123,6 +125,8 @@ class Run:
     """The conversation to go on in, or None."""
     interrupted: bool = False
     """Whether an earlier attempt had handed the prompt to that conversation."""
+    spent_usd: float = 0.0
+    """What earlier attempts are known to have cost; the task's budget is for all of them."""
     stuck_before: str | None = None
     """Why an earlier attempt was ended as stuck, in a sentence."""
     outcome: Outcome = field(default_factory=Outcome)

@@ -58,14 +58,21 @@ def usual_profile(settings: ClaudeSettings, workspace: Path) -> Profile:
     )
 
 
-def profile_of(task: Task, usual: Profile) -> Profile:
-    """Return the profile that the task needs; equal to `usual` where it asks for nothing else."""
+def profile_of(task: Task, usual: Profile, spent_usd: float = 0.0) -> Profile:
+    """Return the profile that the task needs; equal to `usual` where it asks for nothing else.
+
+    Args:
+        task: The task.
+        usual: The profile of one that asks for nothing.
+        spent_usd: What earlier attempts at it have cost. A process holds only what it spends itself against its budget.
+    """
+    budget_usd = task.max_budget_usd if task.max_budget_usd is not None else usual.max_budget_usd
     return Profile(
         workspace=Path(task.workspace) if task.workspace is not None else usual.workspace,
         model=task.model if task.model is not None else usual.model,
         allowed_tools=tuple(task.allowed_tools) if task.allowed_tools is not None else usual.allowed_tools,
         max_turns=task.max_turns if task.max_turns is not None else usual.max_turns,
-        max_budget_usd=task.max_budget_usd if task.max_budget_usd is not None else usual.max_budget_usd,
+        max_budget_usd=None if budget_usd is None else budget_usd - spent_usd,
         output_schema=None if task.output_schema is None else json.dumps(task.output_schema, sort_keys=True),
     )
 
@@ -137,9 +144,3 @@ def command_line(
     if profile.output_schema is not None:
         command.append(f"--json-schema={profile.output_schema}")
     return command + style
-
-
-def transcript_exists(environment: Mapping[str, str], session_id: str) -> bool:
-    """Tell whether the conversation can be resumed on this machine, in some directory or other."""
-    folder = environment.get("CLAUDE_CONFIG_DIR") or os.path.join(environment.get("HOME") or "/", ".claude")
-    return any(Path(folder, "projects").glob(f"*/{session_id}.jsonl"))

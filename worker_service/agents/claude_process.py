@@ -56,6 +56,7 @@ class ClaudeProcess:
         session_id: str,
         hooks: SessionHooks | None = None,
         questions: SessionQuestions | None = None,
+        carried_usd: float = 0.0,
     ) -> None:
         self.profile = profile
         self.session_id = session_id
@@ -65,6 +66,9 @@ class ClaudeProcess:
         self.questions = questions
         """Carries its questions to people; None where nobody is asked."""
         self.turns = 0
+        self.counted_usd = carried_usd
+        """What it counted for its conversation before the turn that runs, in US dollars."""
+        self._told_usd = carried_usd
         self.ended = anyio.Event()
         """Set when it can be used no more."""
         self._process = process
@@ -213,6 +217,7 @@ class ClaudeProcess:
             ProcessGone: it has ended.
         """
         self.turns += 1
+        self.counted_usd = self._told_usd
         self._drop_stale()
         self._transport.begin_turn()
         try:
@@ -236,9 +241,11 @@ class ClaudeProcess:
                 message = await self._from_process.receive()
             except anyio.EndOfStream:
                 raise self._failure or ProcessGone("agent_died", "The Claude process was ended.") from None
-            yield message
             if isinstance(message, ResultMessage):
+                self._told_usd = message.total_cost_usd or 0.0
+                yield message
                 return
+            yield message
 
     async def interrupt(self, within_s: float = INTERRUPT_TIMEOUT_S) -> ResultMessage | None:
         """End the turn that runs; returns its result line, or None when none came within so many seconds."""
@@ -294,8 +301,9 @@ async def start_claude(
     tasks: TaskGroup,
     hooks: SessionHooks | None = None,
     questions: SessionQuestions | None = None,
+    carried_usd: float = 0.0,
 ) -> ClaudeProcess:
-    """Start a process and connect to it.
+    """Start a process and connect to it; `carried_usd` is what it counts as spent before its first turn.
 
     Raises:
         ProcessGone: it could not be started, ended, or did not answer.
@@ -309,7 +317,7 @@ async def start_claude(
         raise ProcessGone(
             "agent_unavailable", f"Claude Code cannot be started in {directory}: {error.strerror or error}."
         ) from error
-    process = ClaudeProcess(leashed, profile, session_id, hooks, questions)
+    process = ClaudeProcess(leashed, profile, session_id, hooks, questions, carried_usd)
     try:
         await process.open(tasks)
     except BaseException:

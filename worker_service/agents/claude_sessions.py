@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 from claude_agent_sdk import ResultMessage
 
 from agent_bus.isolation import SCRUB_VARIABLE
+from service_kit.claude_transcripts import carried_usd, find_transcript
 from worker_service.agents.base import RateLimited, Run, StopCause
 from worker_service.agents.claude_command import (
     Profile,
     command_line,
     profile_of,
     style_flags,
-    transcript_exists,
     usual_profile,
 )
 from worker_service.agents.claude_hooks import SessionHooks
@@ -73,6 +74,8 @@ class ClaudeSessions:
 
     async def _start(self, profile: Profile, resume: str | None, tasks: TaskGroup) -> ClaudeProcess:
         session_id = resume or str(uuid.uuid4())
+        transcript = None if resume is None else find_transcript(self._environment, resume)
+        carried = 0.0 if transcript is None else await anyio.to_thread.run_sync(carried_usd, transcript)
         command = command_line(
             self._cli,
             self._settings.claude,
@@ -100,22 +103,27 @@ class ClaudeSessions:
             tasks=tasks,
             hooks=None if self._bridge is None else SessionHooks(self._bridge, asks=self._settings.questions.on),
             questions=SessionQuestions() if self._settings.questions.on else None,
+            carried_usd=carried,
         )
 
     async def run(self, run: Run) -> None:
         """Work on one task; see `base.Agent.run`."""
-        workspace = profile_of(run.task, self._usual).workspace
+        profile = profile_of(run.task, self._usual, run.spent_usd)
+        if profile.max_budget_usd is not None and profile.max_budget_usd <= 0:
+            run.outcome.fail("max_budget", "What the task may cost was used up by its earlier attempts.")
+            return
+        workspace = profile.workspace
         if self._isolated:
             self._placeholders.begin(workspace)
         try:
-            await self._converse(run)
+            await self._converse(run, profile)
         finally:
             if self._isolated:
                 self._placeholders.end(workspace)
 
-    async def _converse(self, run: Run) -> None:
+    async def _converse(self, run: Run, profile: Profile) -> None:
         try:
-            process, prompt = await self._open_conversation(run)
+            process, prompt = await self._open_conversation(run, profile)
         except ProcessGone as error:
             run.outcome.fail(error.kind, str(error))
             return
@@ -158,13 +166,12 @@ class ClaudeSessions:
                 with anyio.CancelScope(shield=True):
                     await self.pool.discard(process)
 
-    async def _open_conversation(self, run: Run) -> tuple[ClaudeProcess, str]:
+    async def _open_conversation(self, run: Run, profile: Profile) -> tuple[ClaudeProcess, str]:
         """Return a process in the right conversation, and the prompt for it."""
-        profile = profile_of(run.task, self._usual)
         resume = run.session_id
         session = run.task.session
         prompt = run.task.description
-        known = resume is not None and transcript_exists(self._environment, resume)
+        known = resume is not None and find_transcript(self._environment, resume) is not None
         if resume is not None and known:
             try:
                 process = await self.pool.acquire(profile, session=session, resume=resume)
@@ -180,8 +187,8 @@ class ClaudeSessions:
         """Hand over the prompt and take in the answer; tells whether the process may serve another task."""
         run.outcome.session_id = process.session_id
         await run.remember(process.session_id)
-        turn = Turn(run)
         await process.begin(prompt)
+        turn = Turn(run, process.counted_usd)
         run.supervise(process)
         run.prompt_handed()
         run.emit("prompt", {"session_id": process.session_id, "attempt": run.attempt, "resumed": run.interrupted})
@@ -205,11 +212,11 @@ class ClaudeSessions:
         if result is not None and stuck and _is_whole(result, run):
             # What held the turn up came after its answer (a Stop hook, say). The line itself may be empty then.
             said = run.outcome.output
-            Turn(run).take(result)
+            Turn(run, process.counted_usd).take(result)
             run.outcome.output = run.outcome.output or said
             run.answered = True
         elif result is not None:
-            Turn(run).take_costs(result)
+            Turn(run, process.counted_usd).take_costs(result)
         run.emit("interrupted", {"cause": cause.value, "orderly": result is not None})
 
 

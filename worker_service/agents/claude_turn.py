@@ -26,6 +26,7 @@ from claude_agent_sdk import (
 )
 
 from agent_bus.messages import TaskStatus
+from service_kit.claude_transcripts import TOKEN_KINDS, sum_tokens
 from worker_service.agents.base import RateLimited, Run
 
 _LONGEST_EVENT_TEXT: Final = 10_000
@@ -37,12 +38,6 @@ _UNKNOWN_RESET_S: Final = 60.0
 """How long a limit holds when nobody said for how long."""
 _OVERLOADED_S: Final = 30.0
 _RESET_IN_TEXT: Final = re.compile(r"limit reached\|(\d{10})")
-TOKEN_KINDS: Final = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-)
 _ERROR_KINDS: Final = {
     "error_max_turns": "max_turns",
     "error_max_budget_usd": "max_budget",
@@ -62,8 +57,10 @@ class GaveUp(Exception):
 class Turn:
     """Takes the messages of one turn into a run's outcome."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, counted_usd: float) -> None:
+        """Take into `run`. A result line tells what the whole conversation cost: `counted_usd` of it came before."""
         self._run = run
+        self._counted_usd = counted_usd
         self._texts: list[str] = []
         self._usages: dict[str, dict[str, Any]] = {}
 
@@ -95,10 +92,7 @@ class Turn:
         if message.usage and message.message_id:
             # Each line of a message has it anew; it is what there is when no result line comes.
             self._usages[message.message_id] = message.usage
-            self._run.outcome.usage = {
-                kind: sum(amount for usage in self._usages.values() if isinstance(amount := usage.get(kind), int))
-                for kind in TOKEN_KINDS
-            }
+            self._run.outcome.usage = sum_tokens(self._usages.values())
         for block in message.content:
             if isinstance(block, TextBlock):
                 if message.parent_tool_use_id is None:
@@ -148,7 +142,10 @@ class Turn:
         # A turn that is interrupted in the middle of a message is told to have used nothing.
         if outcome.usage is None or any((result.usage or {}).get(kind) for kind in TOKEN_KINDS):
             outcome.usage = result.usage
-        outcome.cost_usd = result.total_cost_usd
+        else:
+            outcome.cost_is_partial = any(outcome.usage.get(kind) for kind in TOKEN_KINDS)
+        if result.total_cost_usd is not None:
+            outcome.cost_usd = max(0.0, result.total_cost_usd - self._counted_usd)
 
     def _take_result(self, result: ResultMessage) -> None:
         self.take_costs(result)
@@ -159,7 +156,7 @@ class Turn:
                 "subtype": result.subtype,
                 "is_error": result.is_error,
                 "num_turns": result.num_turns,
-                "cost_usd": result.total_cost_usd,
+                "cost_usd": outcome.cost_usd,
             },
         )
         if result.is_error:

@@ -9,8 +9,8 @@ from typing import Final
 from worker_service.settings import SupervisionSettings
 
 _LOOKS_PER_LIMIT: Final = 10
-_MOST_BETWEEN_LOOKS_S: Final = 4.0
-"""What a signal may be noticed too late by."""
+_MOST_BETWEEN_LOOKS_S: Final = 1.0
+"""What a signal may be noticed too late by: CPU time does not tell when it was used, only looks do."""
 _LEAST_BETWEEN_LOOKS_S: Final = 0.02
 
 

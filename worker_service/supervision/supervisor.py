@@ -85,7 +85,7 @@ class Supervisor:
             return
         now = time.monotonic()
         watch = Watch(limits, signs, now=now, idle_share=self._settings.idle_cpu)
-        ward = _Ward(run=run, watch=watch, end=end, emit=run.emit, look_at=now + limits.look_every_s, verdict={})
+        ward = _Ward(run=run, watch=watch, end=end, emit=run.emit, look_at=watch.next_look(now), verdict={})
 
         def listen(event: str, data: dict[str, Any]) -> None:
             ward.emit(event, data)
@@ -139,7 +139,7 @@ class Supervisor:
             self._arm(min(ward.look_at for ward in self._wards.values()))
 
     def _next_look(self, ward: _Ward, now: float) -> float:
-        soon = now + ward.watch.limits.look_every_s
+        soon = ward.watch.next_look(now)
         if ward.stage is Stage.NOTICED and self._settings.action is StuckAction.END:
             interrupt_at = ward.noticed_at + self._settings.interrupt_after_s
             return min(soon, interrupt_at) if interrupt_at > now else soon
@@ -148,7 +148,12 @@ class Supervisor:
     # -- the stages
 
     def _heard(self, ward: _Ward, event: str, data: dict[str, Any]) -> None:
-        ward.watch.note(event, data, time.monotonic())
+        now = time.monotonic()
+        ward.watch.note(event, data, now)
+        if event == "tool_result" and ward.watch.goes_round:
+            # Nothing to wait for: it is the answer that makes it one round too many.
+            ward.look_at = now
+            self._arm(now)
         if event == "interrupted" and ward.stage is Stage.INTERRUPTED and not data.get("orderly"):
             self._enter(ward, Stage.KILLED, "It did not answer the interrupt and is killed.", None)
 

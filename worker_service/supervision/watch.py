@@ -20,6 +20,8 @@ from worker_service.supervision.repeated_calls import RepeatedCalls
 SEEMS_STUCK = "The task seems stuck"
 """How every sentence begins that says why."""
 
+_UNHURRIED_S = 4.0
+_BEHIND_S = 0.001
 _ASKED = "permission_asked"
 _ANSWERED = ("permission_answered", "permission_withdrawn")
 
@@ -56,6 +58,11 @@ class Watch:
         """How often it has gone round its circle of tool calls."""
         return self._calls.rounds
 
+    @property
+    def goes_round(self) -> bool:
+        """Whether it has gone round its circle of tool calls too often."""
+        return 0 < self.limits.repeats <= self.rounds
+
     def note(self, event: str, data: dict[str, Any], now: float) -> None:
         """Take note of an event of the task."""
         if event == "tool_use":
@@ -74,13 +81,30 @@ class Watch:
             self._questions.discard(str(data.get("question_id")))
             self._wait_over_at = max(self._wait_over_at, now)
 
+    def next_look(self, now: float) -> float:
+        """Return the moment of the next look: the first one at which there may be something new to see."""
+        if self._questions:
+            # Nothing counts before the answer, and that is heard of.
+            return now + _UNHURRIED_S
+        if self._wait_over_at > now:
+            return self._wait_over_at
+        every_s, signs = self.limits.look_every_s, self._signs
+        moments = [signs.heard_at + every_s, now + every_s]
+        silent_since = (signs.heard_at, self._hook_at, self._clock.worked_at)
+        moments += [max(since, self._wait_over_at) + self.limits.silence_s for since in silent_since]
+        if signs.answered_at is not None and self.limits.linger_s > 0:
+            since = max(signs.answered_at, self._clock.worked_at, self._wait_over_at)
+            moments.append(since + self.limits.linger_s)
+        # A moment later, so that the limit has been reached whatever the clock's last digit is.
+        return min(moment for moment in moments if moment > now) + _BEHIND_S
+
     def look(self, now: float) -> dict[Signal, Reading]:
         """Return the signals that call the task stuck now; empty when it is not."""
         if self._questions:
             self._wait_over_at = max(self._wait_over_at, now)
         signs = self._signs
         # While lines come nobody needs to know what CPU time it takes.
-        if signs.answered_at is not None or now - signs.heard_at >= self.limits.look_every_s or signs.in_background:
+        if signs.answered_at is not None or signs.in_background or now >= signs.heard_at + self.limits.look_every_s:
             self._clock.look(now, signs.work_seconds())
         readings = self._readings(now)
         verdict: dict[Signal, Reading] = {}
@@ -112,7 +136,7 @@ class Watch:
             if lingers_s >= limits.linger_s:
                 found[Signal.LINGERING] = Reading(lingers_s, limits.linger_s, "seconds")
         works_beside = signs.in_background and idle_s < limits.silence_s
-        if 0 < limits.repeats <= self.rounds and not works_beside and self._wait_over_at <= now:
+        if self.goes_round and not works_beside and self._wait_over_at <= now:
             found[Signal.REPEATED_TOOL] = Reading(self.rounds, limits.repeats, "count")
         return found
 
