@@ -343,3 +343,74 @@ def test_without_tokens_a_program_of_the_agent_cannot_answer_for_it(
         assert allowed.status_code == 200, allowed.text
         wait_until(client.has_result("t1"), 60)
     assert outside.read_text() == "x"
+
+
+async def test_mcp_lists_denies_with_a_reason_and_tells_who_comes_too_late(
+    api: MessagesApi, environ: dict[str, str], started: Processes, client: Client, tmp_path: Path
+) -> None:
+    import anyio.to_thread
+
+    made = tmp_path / "workspace" / "made.txt"
+    for prompt in ("go", "in vain"):
+        api.when(prompt, tool_use("Bash", {"command": f"touch {made}"}), reply("then not"))
+    orchestrator = begin(started, environ)
+    with orchestrator.client() as http:
+
+        def ask(task_id: str, prompt: str) -> str:
+            submit(http, task_id, prompt)
+            return str(wait_for_question(http)["question_id"])
+
+        def cancel(task_id: str) -> None:
+            assert http.post(f"/api/v1/tasks/{task_id}/cancel", headers=token("admin")).status_code < 300
+            wait_until(lambda: open_questions(http) == [], 60, "the end of the question")
+
+        denied = await anyio.to_thread.run_sync(ask, "t1", "go")
+        async with httpx2.AsyncClient(headers=token("approve"), timeout=30) as mine:
+            transport = streamable_http_client(f"{str(http.base_url).rstrip('/')}/mcp", http_client=mine)
+            async with McpClient(transport) as mcp:
+
+                async def say(question_id: str, decision: str, **more: str) -> tuple[bool, str]:
+                    given = {"question_id": question_id, "decision": decision, **more}
+                    answer = await mcp.call_tool("answer_question", given)
+                    return bool(answer.is_error), str(answer.content[0])
+
+                listed = await mcp.call_tool("list_questions", {})
+                assert denied in str(listed.content[0]) and str(made) in str(listed.content[0])
+                assert (await say(denied, "deny", reason="not on a Friday"))[0] is False
+                late, told = await say(denied, "allow")
+                assert late and f"Question {denied} was answered already: approve denied it." in told
+                await anyio.to_thread.run_sync(lambda: wait_until(client.has_result("t1"), 60))
+                ended = await anyio.to_thread.run_sync(ask, "t2", "in vain")
+                await anyio.to_thread.run_sync(cancel, "t2")
+                late, told = await say(ended, "allow")
+                assert late and f"Question {ended} takes no answer any more: the task" in told
+    assert any("not on a Friday" in str(block) for seen in api.requests for block in seen.tool_results)
+    assert not made.exists()
+
+
+def test_files_alone_tell_whoever_answers_for_what_has_ended(
+    api: MessagesApi, environ: dict[str, str], started: Processes, client: Client, tmp_path: Path
+) -> None:
+    made = tmp_path / "workspace" / "made.txt"
+    for prompt in ("cancelled", "silent"):
+        api.when(prompt, tool_use("Bash", {"command": f"touch {made}"}), reply("then not"))
+    started.worker("marie", **environ).ready()
+    files = QuestionFiles(client.shared / "questions" / "marie")
+    shared = ("--shared-dir", str(client.shared))
+
+    def end_of(task_id: str) -> str:
+        wait_until(client.has_result(task_id), 60)
+        return next(one.question_id for one in files.all() if one.task_id == task_id)
+
+    client.submit("t1", "cancelled")
+    wait_until(lambda: [one for one in files.all() if one.is_open], 60, "a question")
+    client.cancel("t1")
+    client.submit("t2", "silent", question_timeout=0.3)
+    for task_id, why in (("t1", "the task was cancelled."), ("t2", "nobody answered in time, and it was denied.")):
+        question_id = end_of(task_id)
+        for verb in ("approve", "deny"):
+            late = command(environ, verb, question_id, *shared)
+            assert (late.returncode, late.stdout) == (2, "")
+            told = late.stderr.strip().splitlines()
+            assert len(told) == 1 and told[0].endswith(f"Question {question_id} takes no answer any more: {why}"), told
+    assert not made.exists()

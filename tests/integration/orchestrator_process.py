@@ -114,7 +114,7 @@ class WorkerProcess(Child):
             beat = read_heartbeat(WorkerLayout.under(self.shared, self.name).heartbeat(self.name))
             return beat is not None and beat.pid == self.process.pid and beat.status is not WorkerStatus.STARTING
 
-        wait_until(find, 30, f"{self.name} ready")
+        wait_until(find, 60, f"{self.name} ready")
 
 
 class Processes:

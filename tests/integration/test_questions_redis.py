@@ -29,7 +29,7 @@ from worker_service.questions.places import RedisPlace
 from worker_service.task_clock import TaskClock
 
 ANNA = Answer(decision=Decision.ALLOW, by="anna")
-WITHIN_S = 40.0
+WITHIN_S = 60.0
 
 
 class Scene:

@@ -32,6 +32,7 @@ from worker_service.agents.base import Run, StopCause, Verdict, Wish
 from worker_service.metrics import Metrics
 from worker_service.questions.asking import Asking, AskingSettings
 from worker_service.questions.places import NoPlace
+from worker_service.settings import read_settings
 from worker_service.task_clock import TaskClock
 
 ID = "q-0123456789abcdef"
@@ -223,6 +224,12 @@ async def test_a_run_that_is_over_takes_its_questions_along_and_no_others() -> N
     stays.cancel()
     await asyncio.gather(stays, return_exceptions=True)
     assert {question.state for question in scene.place.questions.values()} == {QuestionState.WITHDRAWN}
+
+
+def test_silence_denies_after_five_minutes_where_nobody_says_otherwise(tmp_path: Path) -> None:
+    settings = read_settings({"WORKER_NAME": "marie", "SHARED_DIR": str(tmp_path), "AGENT": "echo"}).questions
+    assert (settings.on, settings.policy, settings.timeout_s) == (True, OnQuestion.DENY, 300)
+    assert AskingSettings(worker="marie", instance="i").policy is OnQuestion.DENY
 
 
 async def test_the_tasks_own_policy_wins_over_the_workers() -> None:
