@@ -5,13 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+CHECKS := .venv-checks
 TEAM ?= orchestrator_service/example_team/team.toml
-TEST_PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 8 ? cores + 1 : 8)))
+TEST_PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 6 ? cores + 2 : 8)))
 TASK ?= marie: Plan a ten-minute warm-up for adults who dance salsa for the first time.
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint bench clean
+.PHONY: help run demo test ready-to-test compiled-tests lint bench clean
 .SUFFIXES:
+
+# Tests start programs a thousand times. Where their bytecode is not kept, each start compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help:  ## list what can be made
 	@awk -F ':[^#]*## ' '/^##@ / { print "\n" substr($$0, 5) } /^[a-z][a-z0-9% -]*:[^#]*## / { printf "  make %-24s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,10 +28,18 @@ run: $(VENV)/.run  ## start the example team, give it one task, serve until Ctrl
 demo: $(VENV)/.run  ## the same for one task, then stop
 	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)" --once
 
-# One process more than cores, since many tests wait for others to do something. Not more than eight: Linux has 128
-# inotify instances for one user, and workers use them.
-test: lint  ## run the checks and all tests
+# Two processes more than cores, since tests wait for half of their time: for a program to notice or to end. Not more
+# than eight: Linux has 128 inotify instances for one user, and workers use them.
+test:  ## run the checks and all tests
+	@$(MAKE) --no-print-directory --jobs=2 ready-to-test
 	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
+
+# What comes before the tests, side by side: mypy keeps one core busy.
+ready-to-test: lint $(CHECKS)/.made compiled-tests  ## install what the tests need, and run the checks
+
+# Each process of a run imports all tests; without their bytecode it compiles them, and longer than anything else.
+compiled-tests: $(VENV)/.test  ## compile the tests
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null 2>&1 || true
 
 lint: $(VENV)/.test  ## check style, types and the direction of imports
 	@$(BIN)/ruff check .

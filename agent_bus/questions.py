@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from agent_bus.messages import OnQuestion
+from agent_bus.messages import OnQuestion, utc_now
 
 QUESTION_ID_PATTERN: Final = r"^q-[0-9a-f]{16}$"
 LONGEST_REASON: Final = 2000
@@ -24,6 +24,8 @@ LONGEST_INPUT_TEXT: Final = 10_000
 """Characters of each text of a tool's input that a question shows; what is left out is said."""
 LONGEST_SUMMARY: Final = 300
 _MOST_INPUT_BYTES: Final = 60_000
+_DECIDED_WITHIN: Final = timedelta(seconds=5)
+"""So long after its time a question may still be answered: the clocks of two hosts differ by less."""
 _QUESTION_ID = re.compile(QUESTION_ID_PATTERN)
 _TOLD_FIRST: Final = ("command", "file_path", "notebook_path", "url", "path", "query", "pattern", "plan", "prompt")
 
@@ -82,6 +84,11 @@ class Question(BaseModel):
         """Whether it waits for an answer."""
         return self.state is QuestionState.OPEN
 
+    @property
+    def is_answerable(self) -> bool:
+        """Whether it is open and in time: past that its worker has decided, even where it could not write so yet."""
+        return self.is_open and (self.expires_at is None or utc_now() < self.expires_at + _DECIDED_WITHIN)
+
 
 class Answer(BaseModel):
     """What a person says to a question: `questions/NAME/ID.answer.json`, or its equal in Redis."""
@@ -103,6 +110,16 @@ class AnswerFate(StrEnum):
     """There was another one before it, or nothing waits for it any more."""
     UNREACHABLE = "unreachable"
     """It could not be handed over now; nothing was changed."""
+
+
+def fate_without_answer(question: Question | None) -> AnswerFate | None:
+    """Return what becomes of an answer in Redis, judged by the question alone; None where its place decides.
+
+    Where there is no question Redis may have lost it, and its worker puts it there again.
+    """
+    if question is None:
+        return AnswerFate.UNREACHABLE
+    return None if question.is_answerable else AnswerFate.TOO_LATE
 
 
 def is_question_id(text: str) -> bool:
@@ -169,5 +186,7 @@ def late_sentence(question: Question) -> str:
             return f"{name} takes no answer any more: nobody answered in time, and it was denied."
         case QuestionState.WITHDRAWN:
             return f"{name} takes no answer any more: {question.reason or 'it was withdrawn'}."
+        case _ if not question.is_answerable:
+            return f"{name} takes no answer any more: nobody answered in time."
         case _:
             return f"{name} was answered already, and its worker has not heard it yet."

@@ -14,6 +14,7 @@ from orchestrator_service.accounts import GateRecord, Series, SeriesQuery, Usage
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder, TaskQuery
 from orchestrator_service.records import (
     Budget,
+    EventRecord,
     GoalRecord,
     Invariant,
     QuestionRecord,
@@ -118,6 +119,9 @@ class Desk(Protocol):
         Raises:
             OrderRefused: `after` is no position.
         """
+
+    async def latest_events(self, limit: int) -> list[EventRecord]:
+        """Return the newest events of the team, oldest first, as far as the ledger keeps them."""
 
     def position(self) -> str:
         """Return where the team's stream is now: `events` behind it misses nothing that happens from now on."""

@@ -102,6 +102,10 @@ class Fleet:
         """Return the seconds since a heartbeat."""
         return beat.age_s(self._clock())
 
+    def is_stuck(self, wire_id: str) -> bool:
+        """Tell whether a worker that is there says of a run that it does not get on."""
+        return any(wire_id in beat.heartbeat.stuck_tasks and self.is_alive(beat) for beat in self.beats.values())
+
     def next_silence(self) -> float | None:
         """Return in how many seconds the next instance will count as down if nothing is heard; None for never."""
         now = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -38,6 +39,12 @@ class Inbox:
         self._writing = False
         self.open = 0
         """How many wait for an answer, as far as the ledger knew when it was last looked at."""
+        self._oldest: float | None = None
+
+    @property
+    def oldest_age_s(self) -> float:
+        """For how long the oldest of them has waited, in seconds; 0 where none waits."""
+        return 0.0 if self._oldest is None else max(0.0, time.time() - self._oldest)
 
     # -- what is heard
 
@@ -77,7 +84,7 @@ class Inbox:
 
     async def count(self) -> int:
         """Return how many questions are open. Raises LedgerUnavailable."""
-        self.open = await self._core.database.read(rows.count_open)
+        self.open, self._oldest = await self._core.database.read(rows.count_open)
         return self.open
 
     async def sweep(self) -> None:
@@ -98,13 +105,23 @@ class Inbox:
         self, *, state: str = "open", worker: str | None = None, task_id: str | None = None, limit: int = 100
     ) -> list[QuestionRecord]:
         """See `desk.Desk.questions`."""
-        return await self._core.database.read(
+        found = await self._core.database.read(
             lambda connection: rows.find_all(connection, state=state, worker=worker, task_id=task_id, limit=limit)
         )
+        return [self._as_it_is_now(*one) for one in found]
 
     async def get(self, question_id: str) -> QuestionRecord:
         """See `desk.Desk.question`."""
-        return await self._core.database.read(lambda connection: rows.find(connection, question_id))
+        found, transport = await self._core.database.read(lambda connection: rows.find(connection, question_id))
+        return self._as_it_is_now(found, transport)
+
+    def _as_it_is_now(self, question: QuestionRecord, name: str) -> QuestionRecord:
+        transport = self._transports.get(name)
+        away = None if transport is None else transport.away()
+        if away is None or question.state is not QuestionState.OPEN:
+            return question
+        told = f"It cannot be answered now ({away}); it stays open, and its time goes on."
+        return question.model_copy(update={"unreachable": told})
 
     async def answer(
         self, question_id: str, decision: Decision, asker: Asker, reason: str | None = None
@@ -123,7 +140,10 @@ class Inbox:
             case AnswerFate.TOO_LATE:
                 raise Conflict(await self._why_late(question_id))
             case AnswerFate.UNREACHABLE:
-                raise Unavailable(f"The worker {held.worker} cannot be reached now; nothing was answered.")
+                raise Unavailable(
+                    f"The worker {held.worker} cannot be reached now; look at question {question_id} again, and answer "
+                    "it if it is open still."
+                )
 
         def change(step: Step) -> None:
             task_id, goal_id = rows.task_of(step.connection, _wire_id(step.connection, question_id))

@@ -50,6 +50,9 @@ class OrchestratorMetrics:
         self.goals = self._counter("goals", "Goals that ended, by how.", "status")
 
         self.questions_open = self._gauge("questions_open", "Questions of agents that wait for a person.")
+        self.question_age = self._gauge(
+            "question_age_seconds", "For how long the oldest open question has waited for a person; 0 where none does."
+        )
         self.questions = self._counter(
             "questions", "Questions that were asked (`open`), and those that came to their end, by how.", "state"
         )

@@ -58,6 +58,7 @@ class Observation:
         metrics.show_workers(await service.desk.workers())
         metrics.show_budget(await service.desk.budget())
         metrics.questions_open.set(service.inbox.open)
+        metrics.question_age.set(service.inbox.oldest_age_s)
         metrics.show_invariants(service.reconciler.invariants)
         metrics.ledger_writable.set(service.database.trouble is None)
         metrics.heartbeat.set(service.beaten_at)

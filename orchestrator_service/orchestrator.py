@@ -21,12 +21,13 @@ from orchestrator_service.gatekeeper import Gatekeeper
 from orchestrator_service.inbox import Inbox
 from orchestrator_service.ledger import queries
 from orchestrator_service.ledger.listing import page
-from orchestrator_service.ledger.rows import record, summary
+from orchestrator_service.ledger.rows import event_record, record, run_of, summary
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder, TaskQuery
 from orchestrator_service.reconciliation import Reconciler
 from orchestrator_service.records import (
     FINAL_STATES,
     Budget,
+    EventRecord,
     GoalRecord,
     Invariant,
     QuestionRecord,
@@ -133,7 +134,11 @@ class Orchestrator:
         )
 
     def _summary(self, row: tuple[Any, ...]) -> TaskSummary:
-        return summary(row, waits_for(row, self._core.fleet.view, self._core.book))
+        return summary(row, waits_for(row, self._core.fleet.view, self._core.book), stuck=self._is_stuck(row))
+
+    def _is_stuck(self, row: tuple[Any, ...]) -> bool:
+        run = run_of(row)
+        return run is not None and self._core.fleet.is_stuck(run)
 
     async def task(self, task_id: str) -> TaskRecord:
         """See `desk.Desk`."""
@@ -143,7 +148,8 @@ class Orchestrator:
             return row, *queries.details(connection, row[0])
 
         row, order, needs, runs = await self._core.database.read(look)
-        return record(row, waits_for(row, self._core.fleet.view, self._core.book), order, needs, runs)
+        waits = waits_for(row, self._core.fleet.view, self._core.book)
+        return record(row, waits, order, needs, runs, stuck=self._is_stuck(row))
 
     async def tasks(self, query: TaskQuery) -> TaskPage:
         """See `desk.Desk`."""
@@ -222,6 +228,11 @@ class Orchestrator:
     def events(self, after: str | None, *, agent: bool = False) -> AsyncIterator[StreamEvent]:
         """See `desk.Desk`."""
         return follow_team(self._core, self._transports, after, agent=agent)
+
+    async def latest_events(self, limit: int) -> list[EventRecord]:
+        """See `desk.Desk`."""
+        rows = await self._core.database.read(lambda connection: queries.latest_events(connection, limit))
+        return [event_record(row) for row in rows]
 
     def position(self) -> str:
         """See `desk.Desk`."""

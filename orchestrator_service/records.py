@@ -111,6 +111,8 @@ class TaskSummary(BaseModel):
     notional_cost_usd: float | None = None
     """The part of it that a subscription covers: nobody is billed for it."""
     error: TaskError | None
+    stuck: bool = False
+    """Whether its worker has found that it does not get on."""
 
 
 class TryRecord(BaseModel):
@@ -341,6 +343,8 @@ class QuestionRecord(BaseModel):
     """When it came to its end, in whatever way."""
     reason: str | None
     """What the person said, or why it was withdrawn."""
+    unreachable: str | None = None
+    """Why an open question cannot be answered now, in one sentence; None where it can be."""
 
 
 class Budget(BaseModel):
@@ -369,6 +373,23 @@ class Invariant(BaseModel):
     examples: list[str]
     """Up to ten sentences that name what breaks it."""
     checked_at: datetime | None
+
+
+class EventRecord(BaseModel):
+    """Something that happened in the team, with the title of its task."""
+
+    model_config = _FROZEN
+
+    id: str
+    """Its place in the team's stream."""
+    event: str
+    timestamp: datetime
+    task_id: str | None
+    title: str | None
+    """Of the task; None where the event is of none, or the ledger does not know it."""
+    worker: str | None
+    goal_id: str | None
+    data: dict[str, Any]
 
 
 @dataclass(slots=True, kw_only=True)

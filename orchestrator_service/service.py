@@ -34,6 +34,7 @@ from orchestrator_service.scheduling.pruning import prune, prune_history
 from orchestrator_service.scheduling.recurring import hand_in_due
 from orchestrator_service.scheduling.step import Step
 from orchestrator_service.settings import OrchestratorSettings
+from orchestrator_service.stuck_tasks import StuckTasks
 from orchestrator_service.transports.base import Transport
 from orchestrator_service.transports.files import FileTransport
 from service_kit.findings import Finding
@@ -81,7 +82,8 @@ class Service:
         self.inbox = Inbox(self.core, self.transports)
         self.clerk.on_question = self.inbox.hear
         self.gatekeeper = Gatekeeper(self.core, self.transports, settings.shared / "gates")
-        self.clerk.on_beat = self.gatekeeper.hear
+        self._stuck = StuckTasks(self.core, self.transports)
+        self.clerk.on_beat = self._hear_beat
         self.desk = Orchestrator(self.core, self.transports, self.reconciler, self.inbox, self.gatekeeper)
         self.instance = f"{socket.gethostname()}-{os.getpid()}"
         self.place_found = anyio.Event()
@@ -97,6 +99,10 @@ class Service:
     def open_runs(self, transport: str) -> Callable[[], list[tuple[str, str]]]:
         """Return what gives (worker, wire id) of the dispatches on a transport that have not ended."""
         return lambda: [(run.worker, run.wire_id) for run in self.core.open.values() if run.transport == transport]
+
+    def _hear_beat(self, beat: Heartbeat) -> None:
+        self.gatekeeper.hear(beat)
+        self._stuck.hear(beat)
 
     # -- what comes due
 

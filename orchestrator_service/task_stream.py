@@ -19,6 +19,7 @@ from orchestrator_service.errors import FieldProblem, LedgerUnavailable, OrderRe
 from orchestrator_service.ledger import queries
 from orchestrator_service.records import FINAL_STATES, StreamEvent
 from orchestrator_service.scheduling.step import Happening, OpenRun
+from orchestrator_service.stuck_tasks import STUCK, UNSTUCK
 from orchestrator_service.transports.base import JournalLine, Transport
 
 _PAGE: Final = 1000
@@ -26,6 +27,9 @@ _POSITION: Final = re.compile(r"(\d{1,17})(?:\.(\d{1,6})\.(\d{1,15}))?")
 _QUEUED: Final = 64
 _ENDS: Final = frozenset(("task_ended", "task_retrying", "task_withdrawn"))
 """Behind such an event nothing comes from the try before it."""
+
+_SAID_BY_THE_WORKER: Final = frozenset((STUCK, UNSTUCK))
+"""What the team is told of them stands in the journal, and is not told twice."""
 
 
 def _position(after: str | None) -> tuple[int, int, int]:
@@ -145,6 +149,8 @@ class TaskStream:
             async for event in self._lines():
                 yield event
         self._seq = happening.seq
+        if happening.event in _SAID_BY_THE_WORKER:
+            return
         if happening.event == "task_sent":
             self._turn_to(_try_of(happening.worker, happening.data))
         stream = happening.stream

@@ -76,6 +76,13 @@ class Metrics:
             "question_ends", "Questions that came to their end, by what came of them.", "state"
         )
         self.questions_open = self._gauge("questions_open", "Questions that wait for a person.")
+        self.question_age = self._gauge(
+            "question_age_seconds", "For how long the oldest open question has waited for a person; 0 where none does."
+        )
+        self.question_time_used = self._gauge(
+            "question_time_used_ratio",
+            "How much of its time the open question that is nearest to its policy's decision has used: 0 to 1.",
+        )
         self.question_wait = self._histogram(
             "question_wait_seconds", "From a question to its answer or other end.", _QUESTION_BUCKETS
         )

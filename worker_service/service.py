@@ -346,6 +346,9 @@ class Worker:
         """Bring the gauges up to date."""
         worker = self.settings.worker
         self.metrics.queue_depth.set(self.queue.depth())
+        if self.asking is not None:
+            self.metrics.question_age.set(self.asking.oldest_age_s)
+            self.metrics.question_time_used.set(self.asking.time_used)
         self.metrics.tasks_in_flight.set(len(self.dispatcher.current_tasks))
         age = self.probe_age_s()
         self.metrics.probe_age.set(-1 if age is None else age)
@@ -447,6 +450,7 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 workings.start_soon(agent.serve_forever, name="agent")
                 if worker.asking is not None:
                     workings.start_soon(worker.asking.tidy_forever, name="questions")
+                    workings.start_soon(worker.asking.write_ends_forever, name="ends of questions")
                 worker.start()
                 try:
                     yield worker

@@ -18,7 +18,7 @@ from agent_bus.dead_letters import DeadLetterError
 from agent_bus.errors import BusError, DeadLetterReason, QueueUnavailable
 from agent_bus.gates import GateNotice
 from agent_bus.messages import Heartbeat, Result, TaskStatus
-from agent_bus.questions import Answer, AnswerFate, Question, is_question_id, read_question
+from agent_bus.questions import Answer, AnswerFate, Question, fate_without_answer, is_question_id, read_question
 from agent_bus.redis.connection import explain, failures, make_blocking_client
 from agent_bus.redis.events import Subscription
 from agent_bus.redis.gate_keys import find_closed_gates, open_gate_in
@@ -184,8 +184,9 @@ class RedisClient:
     def answer_question(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
         """Answer a question and wake its worker; the first answer counts."""
         with self._explained():
-            if not self._redis.exists(question_key(worker, question_id)):
-                return AnswerFate.TOO_LATE
+            lying = read_question(self._redis.get(question_key(worker, question_id)), question_id)
+            if (fate := fate_without_answer(lying)) is not None:
+                return fate
             body = answer.model_dump_json(exclude_none=True).encode()
             key = question_key(worker, question_id, answer=True)
             if not self._redis.set(key, body, nx=True, ex=QUESTION_TTL_S):

@@ -14,7 +14,15 @@ from pydantic import ValidationError
 
 from agent_bus.commands import Command, CommandName
 from agent_bus.errors import BusError
-from agent_bus.questions import Answer, AnswerFate, Question, encode_question, is_question_id, read_question
+from agent_bus.questions import (
+    Answer,
+    AnswerFate,
+    Question,
+    encode_question,
+    fate_without_answer,
+    is_question_id,
+    read_question,
+)
 from agent_bus.redis.caller import RedisCaller
 from agent_bus.redis.keys import QUESTION_TTL_S, QUESTIONS, WorkerKeys, question_key
 
@@ -60,14 +68,21 @@ class RedisQuestions:
 
     async def answer(self, worker: str, question_id: str, answer: Answer) -> AnswerFate:
         """Give an answer, and wake the worker; the first one counts."""
-        if not await self._caller.command("EXISTS", question_key(worker, question_id)):
-            return AnswerFate.TOO_LATE
+        if (fate := fate_without_answer(await self.read(worker, question_id))) is not None:
+            return fate
         key = question_key(worker, question_id, answer=True)
         body = answer.model_dump_json(exclude_none=True).encode()
         if not await self._caller.command("SET", key, body, "NX", "EX", QUESTION_TTL_S):
             return AnswerFate.TOO_LATE
         await self._caller.command("PUBLISH", WorkerKeys(worker).control, Command(name=CommandName.WAKE).encode())
         return AnswerFate.COUNTS
+
+    async def renew(self, question: Question) -> bool:
+        """Write an open question again if Redis has lost it; returns whether it had."""
+        if await self._caller.command("EXISTS", question_key(question.worker, question.question_id)):
+            return False
+        await self.put(question)
+        return True
 
     async def read(self, worker: str, question_id: str) -> Question | None:
         """Return a question, or None when there is none or it cannot be understood."""

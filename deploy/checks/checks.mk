@@ -1,8 +1,5 @@
 # The tools that check deploy/ and .github/ live in an environment of their own. `make test` runs them with all else.
-CHECKS := .venv-checks
-
 .PHONY: checks
-test: $(CHECKS)/.made
 
 checks: $(VENV)/.test $(CHECKS)/.made  ## check deploy/ and .github/ with hadolint, shellcheck, actionlint, zizmor, checkov and others
 	@$(BIN)/python -m pytest tests/deploy $(PYTEST_ARGS)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import FastAPI, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from orchestrator_service.api import examples
-from orchestrator_service.api.described import API, answers
+from orchestrator_service.api.described import API, answers, dump
 from orchestrator_service.api.narrowed import narrowed
 from orchestrator_service.api.problems import ProblemKind
 from orchestrator_service.api.sse import LAST_EVENT_ID, Streams, position
 from orchestrator_service.desk import Desk
+from orchestrator_service.records import EventRecord
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -33,6 +34,17 @@ class EventsQuery(BaseModel):
     task: Annotated[Name | None, Field(description="Only events of this task.")] = None
     worker: Annotated[Name | None, Field(description="Only events of this worker.")] = None
     goal: Annotated[Name | None, Field(description="Only events of this goal.")] = None
+
+
+class LatestQuery(BaseModel):
+    """How many of the newest events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: Annotated[int, Field(ge=1, le=500, description="Events at most.")] = 50
+
+
+_LATEST: Final = TypeAdapter(list[EventRecord])
 
 
 def add_event_routes(app: FastAPI, desk: Desk, streams: Streams) -> None:
@@ -60,3 +72,14 @@ def add_event_routes(app: FastAPI, desk: Desk, streams: Streams) -> None:
         fields = {"task_id": query.task, "worker": query.worker, "goal_id": query.goal}
         wanted = {field: value for field, value in fields.items() if value is not None}
         return await streams.open(narrowed(found, wanted) if wanted else found, resumed=after is not None)
+
+    @app.get(
+        f"{API}/events/latest",
+        tags=["events"],
+        summary="Look at the newest events",
+        response_model=list[EventRecord],
+        responses=answers(200, "The newest events, oldest first.", examples.LATEST_EVENTS, ProblemKind.REQUEST_REFUSED),
+    )
+    async def latest(query: Annotated[LatestQuery, Query()]) -> Response:
+        """Return what happened last, without waiting for more; the `id` of the last one is where a stream goes on."""
+        return dump(_LATEST, await desk.latest_events(query.limit))

@@ -234,6 +234,7 @@ QUESTION: Final[dict[str, Any]] = {
     "answered_by": None,
     "answered_at": None,
     "reason": None,
+    "unreachable": None,
 }
 APPROVED_QUESTION: Final = {
     **QUESTION,
@@ -278,6 +279,19 @@ STREAM: Final = (
     'data: {"event": "task_ended", "timestamp": "2026-03-02T09:00:09.401Z", "task_id": "task-7f3a9c", '
     '"worker": "marie", "goal_id": null, "data": {"state": "completed"}}\n\n'
 )
+
+LATEST_EVENTS: Final = [
+    {
+        "id": "41",
+        "event": "task_ended",
+        "timestamp": "2026-03-02T09:00:09.401Z",
+        "task_id": "task-7f3a9c",
+        "title": "Three slogans",
+        "worker": "marie",
+        "goal_id": None,
+        "data": {"state": "completed"},
+    }
+]
 
 FIELD_ERROR: Final = {
     "field": "tasks[3].retry.factor",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Callable
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -34,14 +36,26 @@ def show_all(*, state: str, worker: str | None, limit: int, where: Where, as_jso
     if state not in _STATES:
         raise UserError(f"--state is {state[:80]!r}; allowed are {', '.join(_STATES)}.")
     found = _by_api(where, partial(_list_by_api, state, worker, limit))
+    elsewhere: list[str] = []
     if found is None:
-        found = _select(_lying(where), state, worker)[:limit]
+        lying = _lying(where)
+        found = _select(lying, state, worker)[:limit]
+        elsewhere = [told for name, told in _lying_elsewhere(where, lying).items() if worker in (None, name)]
     if as_json:
         print_json([_as_json(question) for question in found])
+    elif not found and elsewhere and state == "open":
+        print("No question lies here.")
     elif not found:
         print("No question waits for an answer." if state == "open" else "There is no such question.")
     else:
         print_table(_HEADINGS, [_row(question) for question in found])
+        for told in dict.fromkeys(getattr(question, "unreachable", None) for question in found):
+            if told is not None:
+                named = ", ".join(one.question_id for one in found if one.unreachable == told)
+                print(harmless(f"{named}: {told}"))
+    for told in elsewhere:
+        # Not where the list goes: a program may read that.
+        print(f"codehornets: {harmless(told)}", file=sys.stderr)
     return 0
 
 
@@ -63,6 +77,7 @@ def show(question_id: str, *, where: Where, as_json: bool) -> int:
         ("silence", question.policy.value),
         ("answered", None if question.answered_at is None else f"{clock(question.answered_at)} {_by(question)}"),
         ("reason", question.reason),
+        ("now", getattr(question, "unreachable", None)),
     ]
     for name, text in facts:
         if text is not None:
@@ -104,6 +119,11 @@ def _answer_where_it_lies(question: Any, *, allow: bool, reason: str | None, whe
     if fate is None and channels.has_redis:
         with channels.redis() as client:
             fate = client.answer_question(question.worker, question.question_id, given)
+    if fate is AnswerFate.UNREACHABLE:
+        raise UserError(
+            f"Redis has lost question {question.question_id}; its worker puts it there again within seconds if it "
+            "waits still: look at `codehornets questions`, and answer then."
+        )
     if fate is not AnswerFate.COUNTS:
         # What it was a moment ago says less than what it is now.
         standing = next((one for one in _lying(where) if one.question_id == question.question_id), question)
@@ -146,6 +166,25 @@ def _lying(where: Where) -> list[Question]:
     return sorted(found, key=lambda question: question.asked_at, reverse=True)
 
 
+def _lying_elsewhere(where: Where, lying: list[Question]) -> dict[str, str]:
+    """Return a sentence for each worker that beats in Redis and whose questions lie in a shared directory elsewhere."""
+    channels = find_channels(where.shared_dir, where.redis)
+    if not channels.has_redis:
+        return {}
+    with channels.redis() as client:
+        beats = client.heartbeats()
+    asked = Counter({beat.worker: 0 for beat in beats})
+    for beat in beats:
+        asked[beat.worker] += beat.open_questions
+    asked.subtract(Counter(question.worker for question in lying if question.is_open))
+    return {
+        worker: f"{worker} asks {number} more in its shared directory, which this command does not see: answer by the "
+        "orchestrator (--api URL), or where the directory is (--shared-dir DIRECTORY)."
+        for worker, number in sorted(asked.items())
+        if number > 0
+    }
+
+
 def _select(found: list[Question], state: str, worker: str | None) -> list[Any]:
     return [
         question
@@ -161,7 +200,8 @@ def _find(beginning: str, where: Where) -> tuple[Any, ApiPlace | None]:
         known = or_without(place, partial(_look_by_api, beginning))
         if known is not None:
             return _one(beginning, known), place
-    return _one(beginning, _lying(where)), None
+    lying = _lying(where)
+    return _one(beginning, lying, lambda: _lying_elsewhere(where, lying).values()), None
 
 
 def _look_by_api(beginning: str, place: ApiPlace) -> list[Any]:
@@ -175,7 +215,7 @@ def _look_by_api(beginning: str, place: ApiPlace) -> list[Any]:
     return [*found]
 
 
-def _one(beginning: str, known: list[Any]) -> Any:
+def _one(beginning: str, known: list[Any], elsewhere: Callable[[], Iterable[str]] = tuple) -> Any:
     for question in known:
         if question.question_id == beginning:
             return question
@@ -184,7 +224,8 @@ def _one(beginning: str, known: list[Any]) -> Any:
         return matching[0]
     if matching:
         raise UserError(f"{len(matching)} open questions begin with {beginning[:80]!r}; type more of the id.")
-    raise UserError(f"There is no question {beginning[:80]!r}; `codehornets questions` lists those that wait.")
+    told = " ".join(elsewhere()) or "`codehornets questions` lists those that wait."
+    raise UserError(f"There is no question {beginning[:80]!r}; {told}")
 
 
 # -- in words

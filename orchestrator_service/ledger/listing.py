@@ -10,6 +10,7 @@ import json
 import re
 import sqlite3
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from itertools import product
 from typing import Any, Final
 
 from orchestrator_service.errors import FieldProblem, OrderRefused
@@ -17,9 +18,9 @@ from orchestrator_service.ledger.queries import TaskRow
 from orchestrator_service.ledger.rows import SUMMARY_COLUMNS
 from orchestrator_service.orders import TaskQuery, TaskSort
 from orchestrator_service.records import TaskState
+from orchestrator_service.scheduling.routing import lane_of
 
 _FILTERS: Final = {
-    "worker": "worker",
     "goal_id": "goal_id",
     "graph_id": "graph_id",
     "schedule": "schedule",
@@ -51,24 +52,40 @@ def page(connection: sqlite3.Connection, query: TaskQuery) -> tuple[list[TaskRow
     """
     states = _states(query)
     clauses, values = _clauses(connection, query)
-    total = _count(connection, states, clauses, values) if query.count else None
-    rows, cursor = (
-        _by_number(connection, query, states, clauses, values)
-        if query.sort is TaskSort.SUBMITTED
-        else _by_value(connection, query, states, clauses, values)
-    )
-    return rows, cursor, total
+    # Looking for a text is what takes long: where all that has it is counted, it is looked for once.
+    together = query.count and query.cursor is None and bool(query.text)
+    total = _count(connection, query, states, clauses, values) if query.count and not together else None
+    if query.sort is TaskSort.SUBMITTED and not together:
+        return *_by_number(connection, query, states, clauses, values), total
+    rows, cursor, counted = _by_value(connection, query, states, clauses, values, count=together)
+    return rows, cursor, counted if together else total
 
 
-def _count(connection: sqlite3.Connection, states: list[str], clauses: list[str], values: list[Any]) -> int:
-    where, given = _with_states(states, clauses, values)
-    return int(connection.execute(f"SELECT COUNT(*) FROM tasks{where}", given).fetchone()[0])
+def _count(
+    connection: sqlite3.Connection, query: TaskQuery, states: list[str], clauses: list[str], values: list[Any]
+) -> int:
+    found = 0
+    for clause, meant in _meant_for(query):
+        where, given = _with_states(states, [*clauses, *clause], [*values, *meant])
+        found += int(connection.execute(f"SELECT COUNT(*) FROM tasks{where}", given).fetchone()[0])
+    return found
+
+
+def _meant_for(query: TaskQuery) -> list[tuple[list[str], list[str]]]:
+    """Return clauses of which each task of the worker that is asked for meets one: sent to it, or waiting for it."""
+    if query.worker is None:
+        return [([], [])]
+    # Each part is read in order from an index; an OR of both would be sorted.
+    return [
+        (["worker = ?"], [query.worker]),
+        (["worker IS NULL AND lane = ?"], [lane_of(query.worker, None, ())]),
+    ]
 
 
 def _by_number(
     connection: sqlite3.Connection, query: TaskQuery, states: list[str], clauses: list[str], values: list[Any]
 ) -> tuple[list[TaskRow], str | None]:
-    """Several states are asked for one by one and merged: so each part is read in order from an index."""
+    """Several states and a worker's parts are asked for one by one and merged: each is read in order from an index."""
     if query.cursor is not None:
         if not (query.cursor.isascii() and query.cursor.isdigit() and len(query.cursor) < 18):
             raise OrderRefused([FieldProblem("cursor", query.cursor, _BAD_CURSOR)])
@@ -78,8 +95,8 @@ def _by_number(
     wanted = query.limit + 1
     rows: list[TaskRow] = []
     each: list[str | None] = [*states] or [None]
-    for state in each:
-        where, given = _with_states([] if state is None else [state], clauses, values)
+    for state, (clause, meant) in product(each, _meant_for(query)):
+        where, given = _with_states([] if state is None else [state], [*clauses, *clause], [*values, *meant])
         text = f"SELECT {SUMMARY_COLUMNS} FROM tasks{where} ORDER BY seq {order} LIMIT ?"
         rows += connection.execute(text, (*given, wanted)).fetchall()
     rows.sort(key=lambda row: row[0], reverse=not query.oldest_first)
@@ -89,9 +106,15 @@ def _by_number(
 
 
 def _by_value(
-    connection: sqlite3.Connection, query: TaskQuery, states: list[str], clauses: list[str], values: list[Any]
-) -> tuple[list[TaskRow], str | None]:
-    key, order, beyond = _SORTS[query.sort], *(("ASC", ">") if query.oldest_first else ("DESC", "<"))
+    connection: sqlite3.Connection,
+    query: TaskQuery,
+    states: list[str],
+    clauses: list[str],
+    values: list[Any],
+    *,
+    count: bool,
+) -> tuple[list[TaskRow], str | None, int]:
+    key, order, beyond = _SORTS.get(query.sort, "seq"), *(("ASC", ">") if query.oldest_first else ("DESC", "<"))
     if query.cursor is not None:
         value, seq = _read_cursor(query)
         if value is None:
@@ -100,17 +123,27 @@ def _by_value(
         else:
             clauses = [*clauses, f"({key} {beyond} ? OR ({key} = ? AND seq {beyond} ?) OR {key} IS NULL)"]
             values = [*values, value, value, seq]
-    where, given = _with_states(states, clauses, values)
+    parts, given = [], []
+    for clause, meant in _meant_for(query):
+        where, held = _with_states(states, [*clauses, *clause], [*values, *meant])
+        parts.append(f"SELECT seq, {key} AS sorted_by FROM tasks{where}")
+        given += held
     # Numbers alone are sorted, and only the rows of the page are read.
+    counted = "COUNT(*) OVER ()" if count else "0"
     found = connection.execute(
-        f"SELECT seq, {key} FROM tasks{where} ORDER BY {key} {order} NULLS LAST, seq {order} LIMIT ?",
+        f"SELECT seq, sorted_by, {counted} FROM ({' UNION ALL '.join(parts)})"
+        f" ORDER BY sorted_by {order} NULLS LAST, seq {order} LIMIT ?",
         (*given, query.limit + 1),
     ).fetchall()
+    total = found[0][2] if found else 0
     more = len(found) > query.limit
     found = found[: query.limit]
     text = f"SELECT {SUMMARY_COLUMNS} FROM tasks WHERE seq = ?"
-    rows = [connection.execute(text, (seq,)).fetchone() for seq, _ in found]
-    return rows, _write_cursor(query, *found[-1]) if more else None
+    rows = [connection.execute(text, (seq,)).fetchone() for seq, _, _ in found]
+    if not more:
+        return rows, None, total
+    seq, value, _ = found[-1]
+    return rows, str(seq) if query.sort is TaskSort.SUBMITTED else _write_cursor(query, seq, value), total
 
 
 def _write_cursor(query: TaskQuery, seq: int, value: object) -> str:

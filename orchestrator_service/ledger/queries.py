@@ -71,6 +71,37 @@ def events_after(
     return rows.fetchall()
 
 
+def latest_events(connection: sqlite3.Connection, limit: int) -> list[tuple[Any, ...]]:
+    """Return (seq, at, event, task, title, worker, goal, data) of the newest events, oldest first."""
+    rows = connection.execute(
+        "SELECT e.seq, e.at, e.event, e.task_id, t.title, e.worker, e.goal_id, e.data"
+        " FROM (SELECT * FROM events ORDER BY seq DESC LIMIT ?) AS e LEFT JOIN tasks AS t ON t.task_id = e.task_id"
+        " ORDER BY e.seq",
+        (limit,),
+    )
+    return rows.fetchall()
+
+
+def task_of_run(connection: sqlite3.Connection, wire_id: str) -> tuple[str, str | None, bool]:
+    """Return the task of a run, its goal, and whether the run is under way; a run must be in the ledger."""
+    task_id, goal_id, ended_at = connection.execute(
+        "SELECT t.task_id, t.goal_id, r.ended_at FROM runs AS r JOIN tasks AS t ON t.seq = r.seq WHERE r.wire_id = ?",
+        (wire_id,),
+    ).fetchone()
+    return task_id, goal_id, ended_at is None
+
+
+def last_of(connection: sqlite3.Connection, wire_id: str, *events: str) -> str | None:
+    """Return which of these events happened last to the task of a run, since it was sent; None for none of them."""
+    names = (*events, "task_sent")
+    found = connection.execute(
+        "SELECT e.event FROM runs AS r JOIN tasks AS t ON t.seq = r.seq JOIN events AS e ON e.task_id = t.task_id"
+        f" WHERE r.wire_id = ? AND e.event IN ({', '.join('?' * len(names))}) ORDER BY e.seq DESC LIMIT 1",
+        (wire_id, *names),
+    ).fetchone()
+    return None if found is None or found[0] == "task_sent" else str(found[0])
+
+
 def last_event(connection: sqlite3.Connection) -> int:
     """Return the number of the newest event."""
     return int(connection.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()[0])

@@ -39,18 +39,23 @@ def record(row: tuple[Any, ...]) -> QuestionRecord:
     return QuestionRecord.model_validate(fields)
 
 
-def find(connection: sqlite3.Connection, question_id: str) -> QuestionRecord:
-    """Return a question. Raises NotKnown."""
-    row = connection.execute(f"SELECT {_COLUMNS} FROM questions WHERE question_id = ?", (question_id,)).fetchone()
+def find(connection: sqlite3.Connection, question_id: str) -> tuple[QuestionRecord, str]:
+    """Return a question, and the transport by which its worker is reached. Raises NotKnown."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS}, transport FROM questions WHERE question_id = ?", (question_id,)
+    ).fetchone()
     if row is None:
         raise NotKnown("question", question_id)
-    return record(row)
+    return record(row[:-1]), row[-1]
 
 
 def find_all(
     connection: sqlite3.Connection, *, state: str, worker: str | None, task_id: str | None, limit: int
-) -> list[QuestionRecord]:
-    """Return the newest questions, newest first; `state` is `open`, `answered` (whatever came of it) or `all`."""
+) -> list[tuple[QuestionRecord, str]]:
+    """Return the newest questions, newest first, each with its worker's transport.
+
+    `state` is `open`, `answered` (whatever came of it) or `all`.
+    """
     wanted: list[str] = []
     values: list[Any] = []
     if state == "open":
@@ -64,9 +69,10 @@ def find_all(
             values.append(value)
     where = f" WHERE {' AND '.join(wanted)}" if wanted else ""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM questions{where} ORDER BY asked_at DESC, question_id LIMIT ?", (*values, limit)
+        f"SELECT {_COLUMNS}, transport FROM questions{where} ORDER BY asked_at DESC, question_id LIMIT ?",
+        (*values, limit),
     )
-    return [record(row) for row in rows]
+    return [(record(row[:-1]), row[-1]) for row in rows]
 
 
 def held(connection: sqlite3.Connection, question_id: str) -> Held:
@@ -151,10 +157,10 @@ def forsaken(connection: sqlite3.Connection, *, expired_before: float) -> list[t
     ]
 
 
-def count_open(connection: sqlite3.Connection) -> int:
-    """Return how many questions are open."""
-    (number,) = connection.execute("SELECT COUNT(*) FROM questions WHERE state = 'open'").fetchone()
-    return int(number)
+def count_open(connection: sqlite3.Connection) -> tuple[int, float | None]:
+    """Return how many questions are open, and when the oldest of them was asked."""
+    number, oldest = connection.execute("SELECT COUNT(*), MIN(asked_at) FROM questions WHERE state = 'open'").fetchone()
+    return int(number), oldest
 
 
 def prune(connection: sqlite3.Connection, before: float) -> None:

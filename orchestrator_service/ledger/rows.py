@@ -7,7 +7,15 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from agent_bus.messages import TaskError
-from orchestrator_service.records import ScheduleRecord, TaskRecord, TaskState, TaskSummary, TryRecord, WaitsFor
+from orchestrator_service.records import (
+    EventRecord,
+    ScheduleRecord,
+    TaskRecord,
+    TaskState,
+    TaskSummary,
+    TryRecord,
+    WaitsFor,
+)
 from orchestrator_service.scheduling.routing import route_of
 
 SUMMARY_COLUMNS: Final = (
@@ -27,7 +35,30 @@ def moment(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
-def summary_fields(row: tuple[Any, ...], waits_for: WaitsFor | None) -> dict[str, Any]:
+def run_of(row: tuple[Any, ...]) -> str | None:
+    """Return the wire id of the run that a row of `SUMMARY_COLUMNS` stands for; None where none is under way."""
+    task_id, state, tries = row[1], row[2], row[17]
+    if state not in (TaskState.SENT, TaskState.RUNNING):
+        return None
+    return str(task_id) if tries <= 1 else f"{task_id}+{tries}"
+
+
+def event_record(row: tuple[Any, ...]) -> EventRecord:
+    """Return an event from a row of `queries.latest_events`."""
+    seq, at, event, task_id, title, worker, goal_id, data = row
+    return EventRecord.model_construct(
+        id=str(seq),
+        event=event,
+        timestamp=moment(at),
+        task_id=task_id,
+        title=title,
+        worker=worker,
+        goal_id=goal_id,
+        data=json.loads(data),
+    )
+
+
+def summary_fields(row: tuple[Any, ...], waits_for: WaitsFor | None, stuck: bool) -> dict[str, Any]:
     """Return the fields of a `TaskSummary` from a row of `SUMMARY_COLUMNS`."""
     (
         _seq,
@@ -94,12 +125,13 @@ def summary_fields(row: tuple[Any, ...], waits_for: WaitsFor | None) -> dict[str
         "error": None
         if error_kind is None
         else TaskError.model_construct(kind=error_kind, message=error_message or ""),
+        "stuck": stuck,
     }
 
 
-def summary(row: tuple[Any, ...], waits_for: WaitsFor | None) -> TaskSummary:
+def summary(row: tuple[Any, ...], waits_for: WaitsFor | None, *, stuck: bool = False) -> TaskSummary:
     """Return a task for a list. What the ledger holds was checked when it came in."""
-    return TaskSummary.model_construct(**summary_fields(row, waits_for))
+    return TaskSummary.model_construct(**summary_fields(row, waits_for, stuck))
 
 
 def record(
@@ -108,10 +140,12 @@ def record(
     order: dict[str, Any],
     needs: list[str],
     runs: list[TryRecord],
+    *,
+    stuck: bool = False,
 ) -> TaskRecord:
     """Return all of a task."""
     return TaskRecord.model_construct(
-        **summary_fields(row, waits_for),
+        **summary_fields(row, waits_for, stuck),
         description=str(order.get("description", "")),
         needs=needs,
         order=order,

@@ -135,5 +135,8 @@ class Transport(Protocol):
     async def running(self) -> dict[str, list[str]]:
         """Return which instances hold which dispatches now: wire id → `WORKER/INSTANCE` of each holder."""
 
+    def away(self) -> str | None:
+        """Say why nobody can be reached this way now, without a full stop; None while somebody can."""
+
     def findings(self) -> list[Finding]:
         """Say how it is, for `/readyz`."""

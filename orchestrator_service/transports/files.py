@@ -163,6 +163,10 @@ class FileTransport:
         journals = self._unheard if self._news is None else self._news.journals
         return journals.follow(self._layout(worker).event_journal(wire_id), after)
 
+    def away(self) -> str | None:
+        """Say nothing: a directory is there, or the orchestrator is not well at all."""
+        return None
+
     def findings(self) -> list[Finding]:
         """Say whether the kernel tells what comes, and whether the directory can be used."""
         if self._news is None:

@@ -176,9 +176,15 @@ class RedisTransport:
         """Yield what was written down of a run behind byte `after`, then live."""
         return self._journals.follow(wire_id, after)
 
+    def away(self) -> str | None:
+        """Say why Redis cannot be used now."""
+        if self.connected:
+            return None
+        return (None if self._news is None else self._news.trouble) or "not started"
+
     def findings(self) -> list[Finding]:
         """Say how Redis is; the orchestrator can work without it, and so it is well in any case."""
-        if self.connected:
+        away = self.away()
+        if away is None:
             return [Finding(REDIS, True, f"{self._address.shown} answers")]
-        trouble = None if self._news is None else self._news.trouble
-        return [Finding(REDIS, True, f"away, its tasks wait: {trouble or 'not started'}")]
+        return [Finding(REDIS, True, f"away, its tasks wait: {away}")]

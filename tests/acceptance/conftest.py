@@ -46,7 +46,8 @@ def claude_environ(tmp_path: Path, api: MessagesApi) -> dict[str, str]:
         "WORKER_NAME": "marie",
         "WORKER_MODE": "event-driven",
         "AGENT": "claude",
-        "MAX_CONCURRENT": "2",
+        # Most tests have one task at a time: with a second slot another Claude Code would start for nobody.
+        "MAX_CONCURRENT": "1",
         "WARM_PROCESSES": "1",
         "ALLOWED_TOOLS": "Bash,Read,Edit,Write",
         "HTTP_PORT": "0",

@@ -136,7 +136,7 @@ async def test_a_failed_and_a_timed_out_turn_are_errors(
 ) -> None:
     api.when("loop", tool_use("Bash", {"command": "true"}))
     api.when("endless", hang())
-    async with open_worker(settings_of(WORKER_MODE="hybrid")):
+    async with open_worker(settings_of(WORKER_MODE="hybrid", MAX_CONCURRENT="2")):
         client.submit("t1", "loop for ever", max_turns=1)
         client.submit("t2", "endless", timeout=1)
         await until(client.has_result("t1"), 40)

@@ -229,7 +229,7 @@ async def test_structured_output(api: MessagesApi, settings_of: Settings, client
     api.when("answer", structured({"answer": 42}))
     api.when("chatter", reply("no shape at all"))
     schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
-    async with open_worker(settings_of()):
+    async with open_worker(settings_of(MAX_CONCURRENT="2")):
         client.submit("t1", "the answer?", output_schema=schema)
         client.submit("t2", "chatter", output_schema=schema)
         await until(client.has_result("t1"), 40)
@@ -251,7 +251,7 @@ async def test_max_turns_of_a_task(api: MessagesApi, settings_of: Settings, clie
 async def test_tasks_of_a_session_share_a_conversation_in_order(
     api: MessagesApi, settings_of: Settings, client: Client
 ) -> None:
-    async with open_worker(settings_of()) as worker:
+    async with open_worker(settings_of(MAX_CONCURRENT="2")) as worker:
         client.submit("t1", "first word", session="chat")
         client.submit("t2", "second word", session="chat")
         await until(client.has_result("t1"), 30)
@@ -314,7 +314,7 @@ async def test_the_services_secrets_are_not_in_the_agents_environment(
 async def test_warm_processes_are_frozen_while_they_wait(
     api: MessagesApi, settings_of: Settings, client: Client
 ) -> None:
-    async with open_worker(settings_of(WARM_PROCESSES="2")) as worker:
+    async with open_worker(settings_of(MAX_CONCURRENT="2", WARM_PROCESSES="2")) as worker:
         await until(lambda: worker.agent.processes().get("frozen") == 2, 40, "two frozen processes")
         client.submit("t1", "hello")
         await until(client.has_result("t1"), 30)

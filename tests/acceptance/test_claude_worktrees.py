@@ -27,6 +27,12 @@ Settings = Callable[..., WorkerSettings]
 
 
 @pytest.fixture
+def claude_environ(claude_environ: dict[str, str]) -> dict[str, str]:
+    """Two slots: tasks that run at once are what worktrees are for."""
+    return {**claude_environ, "MAX_CONCURRENT": "2"}
+
+
+@pytest.fixture
 def repository(claude_environ: dict[str, str]) -> TestRepository:
     return make_repository(Path(claude_environ["WORKSPACE"]), Path(claude_environ["HOME"]))
 

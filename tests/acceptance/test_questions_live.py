@@ -43,7 +43,7 @@ def started(tmp_path: Path) -> Iterator[Processes]:
 
 @pytest.fixture
 def environ(claude_environ: dict[str, str]) -> dict[str, str]:
-    return {**claude_environ, **ASKS}
+    return {**claude_environ, **ASKS, "MAX_CONCURRENT": "2"}
 
 
 def token(role: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +64,19 @@ class Team:
 
     def wait_for(self, task_id: str, state: str, within_s: float = 30) -> None:
         wait_until(lambda: self.task(task_id)["state"] == state, within_s, f"{task_id} {state}")
+
+
+def claude_environ(model_url: str, home: Path) -> dict[str, str]:
+    """Return an environment in which Claude Code finds the scripted model, and nothing of whoever runs the tests."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "ANTHROPIC_BASE_URL": model_url,
+        "ANTHROPIC_API_KEY": "sk-dummy-for-tests",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+    }
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.chromium import Chromium, Window
-from tests.browser.team import Team, open_team
+from tests.browser.team import Team, claude_environ, open_team
 from tests.standin.messages_api import MessagesApi, hang, rate_limited, reply, tool_use
 
 pytestmark = [pytest.mark.claude, pytest.mark.timeout(180)]
@@ -25,17 +24,7 @@ def model() -> Iterator[MessagesApi]:
 
 @pytest.fixture(scope="module")
 def claude(model: MessagesApi, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which Claude Code finds the scripted model, and nothing of whoever runs the tests."""
-    home = tmp_path_factory.mktemp("home")
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "ANTHROPIC_BASE_URL": model.url,
-        "ANTHROPIC_API_KEY": "sk-dummy-for-tests",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-    }
+    return claude_environ(model.url, tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")

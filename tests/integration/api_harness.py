@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -27,6 +28,7 @@ from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, Ta
 from orchestrator_service.records import (
     FINAL_STATES,
     Budget,
+    EventRecord,
     GoalRecord,
     Invariant,
     QuestionRecord,
@@ -45,6 +47,7 @@ from orchestrator_service.records import (
 from orchestrator_service.settings import ApiSettings
 from service_kit.findings import Finding
 from service_kit.http_server import listen
+from tests.integration.harness import REPOSITORY
 
 
 class MemoryDesk:
@@ -186,6 +189,10 @@ class MemoryDesk:
         async for event in self._streamed(after):
             yield event
 
+    async def latest_events(self, limit: int) -> list[EventRecord]:
+        self._asked()
+        return [EventRecord.model_validate(one) for one in examples.LATEST_EVENTS][:limit]
+
     def position(self) -> str:
         return "0"
 
@@ -323,6 +330,8 @@ async def explore(served: Served, directory: Path, *, without: str, seed: int) -
         check=False,
         stderr=subprocess.STDOUT,
         cwd=directory,
+        # What it finds out of Unicode, for seconds, holds for the next one too.
+        env={**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(REPOSITORY / ".hypothesis")},
     )
     return done.returncode, done.stdout.decode(errors="replace")[-6000:]
 

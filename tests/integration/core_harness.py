@@ -88,10 +88,10 @@ class FakeTransport:
         self.answers[question_id] = answer
         return AnswerFate.COUNTS
 
-    def say(self, wire_id: str, text: str) -> None:
+    def say(self, wire_id: str, text: str, event: str = "text", **data: Any) -> None:
         """Add a line to a journal."""
         lines = self.journals.setdefault(wire_id, [])
-        line = json.dumps({"event": "text", "data": {"text": text}}).encode()
+        line = json.dumps({"event": event, "data": {"text": text, **data}}).encode()
         position = (lines[-1].position if lines else 0) + len(line) + 1
         lines.append(JournalLine(position=position, line=line))
         self._more.set()
@@ -110,6 +110,9 @@ class FakeTransport:
 
     async def running(self) -> dict[str, list[str]]:
         return self.holders
+
+    def away(self) -> str | None:
+        return "the road is closed" if self.unreachable else None
 
     def findings(self) -> list[Finding]:
         return []

@@ -19,6 +19,7 @@ from orchestrator_service.metrics import OrchestratorMetrics
 from orchestrator_service.orders import GoalOrder, GraphOrder, ScheduleOrder, TaskOrder
 from orchestrator_service.records import (
     Budget,
+    EventRecord,
     GoalRecord,
     Invariant,
     QuestionRecord,
@@ -114,6 +115,7 @@ def test_all_that_is_referred_to_is_there(document: dict[str, Any]) -> None:
         (GoalRecord, examples.CANCELLED_GOAL),
         (Budget, examples.BUDGET),
         (Invariant, examples.INVARIANTS[0]),
+        (EventRecord, examples.LATEST_EVENTS[0]),
         (QuestionRecord, examples.QUESTION),
         (QuestionRecord, examples.APPROVED_QUESTION),
         (QuestionRecord, examples.DENIED_QUESTION),

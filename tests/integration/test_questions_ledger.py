@@ -13,6 +13,8 @@ import pytest
 from agent_bus.questions import Decision, Question, QuestionState
 from orchestrator_service.desk import Asker
 from orchestrator_service.errors import Conflict, NotKnown, Unavailable
+from orchestrator_service.metrics import OrchestratorMetrics
+from orchestrator_service.observation import Observation
 from orchestrator_service.scheduling.pruning import prune
 from tests.integration.core_harness import Scene, open_scene
 
@@ -131,7 +133,28 @@ async def test_a_worker_that_cannot_be_reached_changes_nothing(scene: Scene) -> 
     scene.transport.unreachable = True
     with pytest.raises(Unavailable, match="cannot be reached now"):
         await scene.desk.answer_question(question_id, Decision.ALLOW, ANNA)
-    assert (await scene.desk.question(question_id)).state is QuestionState.OPEN
+    told = "It cannot be answered now (the road is closed); it stays open, and its time goes on."
+    found = await scene.desk.question(question_id)
+    assert (found.state, found.unreachable) == (QuestionState.OPEN, told)
+    assert [one.unreachable for one in await scene.desk.questions()] == [told]
+    # Negative control: back again, nothing is said, and the answer counts.
+    scene.transport.unreachable = False
+    assert (await scene.desk.question(question_id)).unreachable is None
+    assert (await scene.desk.answer_question(question_id, Decision.ALLOW, ANNA)).state is QuestionState.ALLOWED
+
+
+async def test_the_age_of_the_oldest_open_question_is_measured(scene: Scene) -> None:
+    now = datetime.now(UTC)
+    assert scene.service.inbox.oldest_age_s == 0
+    await hear(scene, asked(number=1, asked_at=now - timedelta(seconds=40)))
+    await hear(scene, asked(number=2, asked_at=now - timedelta(seconds=4000)))
+    metrics = OrchestratorMetrics()
+    await Observation(metrics, scene.service).refresh()
+    assert metrics.registry.get_sample_value("codehornets_orchestrator_questions_open") == 2
+    age = metrics.registry.get_sample_value("codehornets_orchestrator_question_age_seconds")
+    assert age is not None and 4000 <= age < 4600
+    await scene.desk.answer_question("q-0000000000000002", Decision.DENY, ANNA)
+    assert 40 <= scene.service.inbox.oldest_age_s < 640
 
 
 async def test_what_is_not_known_is_not_known(scene: Scene) -> None:

@@ -129,6 +129,22 @@ async def test_the_total_is_of_all_pages_and_only_when_asked_for(tmp_path: Path)
         assert (some.total, len(some.tasks)) == (len(right), len(right))
 
 
+async def test_the_tasks_of_a_worker_are_those_it_got_and_those_that_wait_for_it(tmp_path: Path) -> None:
+    async with open_scene(tmp_path, max_in_flight=3) as scene:
+        await fill(scene, 60, 6)
+        everything = await pages(scene, limit=500)
+        right = {task.task_id for task in everything if "anga" in (task.worker, task.route.worker)}
+        assert len(right) > len({task.task_id for task in everything if task.worker == "anga"}) > 0
+        for sort in TaskSort:
+            found = [task.task_id for task in await pages(scene, worker="anga", sort=sort, limit=4)]
+            assert len(found) == len(right) and set(found) == right, sort
+            for text in (None, "slogan", "task-1"):
+                page = await scene.desk.tasks(TaskQuery(worker="anga", sort=sort, text=text, count=True, limit=1))
+                assert page.total == len(await pages(scene, worker="anga", text=text, sort=sort, limit=9))
+        waiting = {task.task_id for task in everything if task.task_id in right and task.state == "ready"}
+        assert {task.task_id for task in await pages(scene, worker="anga", states=("ready",), limit=2)} == waiting
+
+
 async def test_pages_stay_right_while_tasks_come(tmp_path: Path) -> None:
     async with open_scene(tmp_path) as scene:
         await fill(scene, 40, 4)

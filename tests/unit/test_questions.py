@@ -139,6 +139,9 @@ class Memory:
             raise NoPlace("the disk is full")
         self.questions[question.question_id] = question
 
+    async def renew(self, question: Question) -> bool:
+        return False
+
     async def answer_of(self, question_id: str) -> Answer | None:
         return self.answers.get(question_id)
 
@@ -259,6 +262,23 @@ async def test_what_the_dead_asked_is_withdrawn_and_what_the_living_ask_is_not()
     assert scene.place.questions[ID].state is QuestionState.WITHDRAWN
     assert scene.place.questions["q-ffffffffffffffff"].is_open
     assert ID in scene.place.answers
+
+
+async def test_how_long_the_oldest_waits_and_how_much_of_its_time_is_used() -> None:
+    scene = Scene(timeout_s=1000.0)
+    assert (scene.asking.oldest_age_s, scene.asking.time_used) == (0.0, 0.0)
+    waits = asyncio.create_task(scene.ask(scene.run(on_question="wait")))
+    await until(lambda: scene.asking.open == 1)
+    # One that waits for ever has an age, and no time that could be used up.
+    await until(lambda: scene.asking.oldest_age_s > 0)
+    assert scene.asking.time_used == 0.0
+    decides = asyncio.create_task(scene.ask(scene.run(question_timeout=600)))
+    await until(lambda: scene.asking.open == 2)
+    await until(lambda: 0 < scene.asking.time_used < 0.5)
+    for asking in (waits, decides):
+        asking.cancel()
+    await asyncio.gather(waits, decides, return_exceptions=True)
+    assert (scene.asking.oldest_age_s, scene.asking.time_used) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("cause", [None, *StopCause])

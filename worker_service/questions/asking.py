@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import anyio
 
-from agent_bus.errors import BusError
+from agent_bus.errors import BusError, QueueUnavailable
 from agent_bus.messages import OnQuestion, utc_now
 from agent_bus.questions import (
     Answer,
@@ -40,11 +41,11 @@ _LONGEST_WAIT_S: Final = 30 * 86_400.0
 """What a task may last at most: nobody waits for longer, whatever the policy."""
 _CLOSE_S: Final = 5.0
 _TIDY_S: Final = 600.0
+_WRITE_AGAIN_S: Final = 0.5
 _WHY: Final = {
     StopCause.CANCEL: "the task was cancelled",
     StopCause.TIMEOUT: "the task's time was over",
     StopCause.SHUTDOWN: "its worker was stopped",
-    StopCause.STUCK: "the task seemed stuck",
     StopCause.STUCK: "the task was stuck",
 }
 
@@ -66,6 +67,8 @@ class _Open:
     news: asyncio.Event = field(default_factory=asyncio.Event)
     abandoned: bool = False
     """Whether its run is over, however that came about."""
+    given: Answer | None = None
+    """What a person said to the same call before, to a process that died before it heard."""
 
 
 class Asking:
@@ -84,11 +87,33 @@ class Asking:
         self._metrics = metrics
         self.on_change = on_change
         self._open: dict[str, _Open] = {}
+        self._given: dict[tuple[str, str, str], Answer] = {}
+        """Answers to calls whose process died before it heard them, by task, tool and input."""
+        self._unwritten: dict[str, Question] = {}
+        """Ends that the place did not take, by question."""
+        self._unwritten_came = asyncio.Event()
 
     @property
     def open(self) -> int:
         """How many questions wait for a person."""
         return len(self._open)
+
+    @property
+    def oldest_age_s(self) -> float:
+        """For how long the oldest open question has waited, in seconds; 0 where none is open."""
+        now = utc_now()
+        return max((_age_s(each.question, now) for each in self._open.values()), default=0.0)
+
+    @property
+    def time_used(self) -> float:
+        """How much of its time the question nearest to its policy's decision has used, 0 to 1."""
+        now = utc_now()
+        used = (
+            _age_s(question, now) / max(0.001, (question.expires_at - question.asked_at).total_seconds())
+            for question in (each.question for each in self._open.values())
+            if question.expires_at is not None
+        )
+        return min(1.0, max(used, default=0.0))
 
     def look(self) -> None:
         """Look for answers now: somebody says that there may be some."""
@@ -101,6 +126,8 @@ class Asking:
             if each.run is run:
                 each.abandoned = True
                 each.news.set()
+        for call in [call for call in self._given if call[0] == run.task.task_id]:
+            del self._given[call]
 
     # -- one question
 
@@ -108,17 +135,21 @@ class Asking:
         """Put a question and return what came of it. The run's clock stands still meanwhile; never raises."""
         each = _Open(self._make(run, wish), run)
         question = each.question
+        each.given = self._given.pop(_call(question.task_id, wish.tool, wish.input), None)
+        began = time.monotonic()
         try:
             await self._place.put(question)
+        except QueueUnavailable as error:
+            # It waits here, and is put there as soon as that can be done.
+            log.warning("nobody can see a question yet: %s", error, extra={"action": "question_unwritten"})
         except BusError as error:
             log.error("no person can be asked: %s", error, extra={"action": "question_lost"})
             return Verdict(False, f"Permission to use {wish.tool} was denied: no person could be asked ({error}).")
-        began = time.monotonic()
         self._began(each)
         ended: Question | None = None
         try:
             with clock.stopped():
-                ended = await self._until_decided(each)
+                ended = await self._until_decided(each, began)
         finally:
             if ended is None:
                 # Cancelled: the agent has given up the call, or its run is at its end.
@@ -171,12 +202,16 @@ class Asking:
         )
         self.on_change()
 
-    async def _until_decided(self, each: _Open) -> Question:
+    async def _until_decided(self, each: _Open, began: float) -> Question:
         question = each.question
         wait_s = _LONGEST_WAIT_S
         if question.expires_at is not None:
             wait_s = (question.expires_at - question.asked_at).total_seconds()
-        end = time.monotonic() + wait_s
+        end = began + wait_s
+        if each.given is not None:
+            with suppress(BusError):
+                await self._place.answer(question.question_id, each.given)
+            return await self._answered(each, each.given)
         while True:
             each.news.clear()
             if each.abandoned:
@@ -184,6 +219,14 @@ class Asking:
             with suppress(BusError):
                 if (answer := await self._place.answer_of(question.question_id)) is not None:
                     return await self._answered(each, answer)
+                if await self._place.renew(question):
+                    log.info(
+                        "a question of task %s was lost and is put again",
+                        question.task_id,
+                        extra={"action": "question_renewed", "question_id": question.question_id},
+                    )
+                    # A heartbeat tells of open questions, whoever listens.
+                    self.on_change()
             left = end - time.monotonic()
             if left <= 0:
                 return await self._expired(each)
@@ -235,11 +278,16 @@ class Asking:
         self._open.pop(question.question_id, None)
         if not self._open:
             self._place.unlisten()
+        written = False
         with anyio.move_on_after(_CLOSE_S):
             try:
                 await self._place.put(question)
+                written = True
             except BusError as error:
                 log.warning("the end of a question is not written: %s", error, extra={"action": "question_unwritten"})
+        if not written:
+            self._unwritten[question.question_id] = question
+            self._unwritten_came.set()
         if state is QuestionState.WITHDRAWN:
             each.run.emit("permission_withdrawn", {"question_id": question.question_id, "why": reason})
         else:
@@ -279,6 +327,21 @@ class Asking:
             case _:
                 return Verdict(False, f"Permission to use {wish.tool} was denied: {reason}.")
 
+    async def write_ends_forever(self) -> None:
+        """Write the ends that the place did not take when they came; until then the rows look open."""
+        while True:
+            await self._unwritten_came.wait()
+            self._unwritten_came.clear()
+            while self._unwritten:
+                await anyio.sleep(_WRITE_AGAIN_S)
+                for question_id, question in list(self._unwritten.items()):
+                    with suppress(BusError):
+                        decision = question.decision or Decision.DENY
+                        by = question.answered_by or NOBODY
+                        await self._place.answer(question_id, Answer(decision=decision, by=by, reason=question.reason))
+                        await self._place.put(question)
+                        del self._unwritten[question_id]
+
     # -- what others left
 
     async def withdraw_left_over(self, task_id: str) -> None:
@@ -303,7 +366,12 @@ class Asking:
     async def _forget(self, question: Question) -> None:
         why = "the worker that asked has ended"
         with suppress(BusError):
-            await self._place.answer(question.question_id, Answer(decision=Decision.DENY, by=NOBODY, reason=why))
+            nobody = Answer(decision=Decision.DENY, by=NOBODY, reason=why)
+            if await self._place.answer(question.question_id, nobody) is AnswerFate.TOO_LATE:
+                given = await self._place.answer_of(question.question_id)
+                if given is not None and given.by != NOBODY:
+                    why = f"{why}; {given.by or A_FILE}'s answer holds if it asks for the same again"
+                    self._given[_call(question.task_id, question.tool, question.input)] = given
         ended = {"state": QuestionState.WITHDRAWN, "answered_at": utc_now(), "reason": why}
         await self._place.put(question.model_copy(update=ended))
         self._metrics.question_ends.labels(self._settings.worker, QuestionState.WITHDRAWN.value).inc()
@@ -313,3 +381,12 @@ class Asking:
             why,
             extra={"action": "question_ended", "task_id": question.task_id, "question_id": question.question_id},
         )
+
+
+def _age_s(question: Question, now: datetime) -> float:
+    return max(0.0, (now - question.asked_at).total_seconds())
+
+
+def _call(task_id: str, tool: str, given: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what makes one call the same as another; one whose input was shown shortened is like no other."""
+    return task_id, tool, json.dumps(given, sort_keys=True, default=str)

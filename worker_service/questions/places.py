@@ -42,7 +42,15 @@ class QuestionPlace(Protocol):
     """How often to look for an answer, whatever is told, while a question is open."""
 
     async def put(self, question: Question) -> None:
-        """Write a question, or what has become of it. Raises NoPlace."""
+        """Write a question, or what has become of it.
+
+        Raises:
+            NoPlace: it cannot be written.
+            QueueUnavailable: it cannot be written now, and the place comes back by itself.
+        """
+
+    async def renew(self, question: Question) -> bool:
+        """Write an open question again where the place has lost it; returns whether it had. Raises BusError."""
 
     async def answer_of(self, question_id: str) -> Answer | None:
         """Return the answer that was given; what lies in its place and is none is taken away. Raises NoPlace."""
@@ -87,6 +95,10 @@ class FileQuestions:
             raise _no_place(self._files.directory, error) from error
         if not question.is_open:
             self._complained.discard(question.question_id)
+
+    async def renew(self, question: Question) -> bool:
+        """See `QuestionPlace`: what is on a disk stays there."""
+        return False
 
     async def answer_of(self, question_id: str) -> Answer | None:
         """See `QuestionPlace`."""
@@ -192,6 +204,10 @@ class RedisPlace:
     async def put(self, question: Question) -> None:
         """See `QuestionPlace`."""
         await self._questions.put(question)
+
+    async def renew(self, question: Question) -> bool:
+        """See `QuestionPlace`."""
+        return await self._questions.renew(question)
 
     async def answer_of(self, question_id: str) -> Answer | None:
         """See `QuestionPlace`."""

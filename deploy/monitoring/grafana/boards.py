@@ -134,6 +134,30 @@ TEAM = Board(
             ),
             Panel("Held back by a limit", {"{{worker}}": "max by (worker) (codehornets_parked_seconds)"}, "s"),
             Panel(
+                "Questions that wait for a person",
+                {
+                    "{{worker}}": "sum by (worker) (codehornets_questions_open)",
+                    "in the inbox": "sum(codehornets_orchestrator_questions_open)",
+                },
+                about="What agents ask: the dashboard's inbox, or `codehornets questions`.",
+            ),
+            Panel(
+                "How long the oldest has waited",
+                {
+                    "{{worker}}": "max by (worker) (codehornets_question_age_seconds)",
+                    "in the inbox": "max(codehornets_orchestrator_question_age_seconds)",
+                },
+                "s",
+                limits=(150, 900),
+            ),
+            Panel(
+                "Of a question's time, used",
+                {"{{worker}}": "max by (worker) (codehornets_question_time_used_ratio)"},
+                "percentunit",
+                limits=(0.5, 0.9),
+                about="When it is over the question's policy decides.",
+            ),
+            Panel(
                 "Polls for want of something better",
                 {"{{worker}}": "max by (worker) (instance:codehornets_fallbacks:standing)"},
             ),

@@ -4,7 +4,7 @@ import { fill, h, s, say } from "./dom.js";
 import * as format from "./format.js";
 
 const HEIGHT = 150;
-const LEFT = 50;
+const LEAST_LEFT = 34;
 const BOTTOM = 20;
 const TOP = 8;
 
@@ -14,14 +14,27 @@ function niceTop(most) {
   return [1, 2, 2.5, 5, 10].map((step) => step * scale).find((top) => top >= most);
 }
 
+const DURATIONS = [1, 2, 4, 10, 20, 30, 60, 120, 240, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400];
+
+/** Return the top of an axis of seconds, so that half of it reads well, too. */
+export const topDuration = (most) => (most > 1 ? DURATIONS.find((top) => top >= most) ?? niceTop(most) : niceTop(most));
+
+const ruler = document.createElement("canvas").getContext("2d");
+
+/** Return how wide words are on an axis, in pixels. */
+function widthOf(words) {
+  return ruler.measureText(words).width;
+}
+
 /** A chart that is given other values again and again. */
 export class Chart {
   /**
    * title: what it shows; series: [{label, key, kind: "line"|"area"|"bar", color: 0..2}];
-   * show: how a value reads; axis: how it reads where there is little room; headline: what of the values is said large.
+   * show: how a value reads; axis: how it reads where there is little room; headline: what of the values is said large;
+   * nice: the top of the axis for the largest value.
    */
-  constructor({ title, series, show, headline, whole = false, axis = show }) {
-    Object.assign(this, { title, series, show, headline, whole, axis });
+  constructor({ title, series, show, headline, whole = false, axis = show, nice = niceTop }) {
+    Object.assign(this, { title, series, show, headline, whole, axis, nice });
     this.data = null;
     this.at = null;
     this.value = h("span", { class: "chart-value" });
@@ -52,20 +65,23 @@ export class Chart {
     if (this.data === null || width < 60) return;
     const times = this.data.times.map((at) => new Date(at).getTime());
     const known = this.series.flatMap((one) => this.values(one)).filter((value) => value !== null && value !== undefined);
-    let top = niceTop(Math.max(0, ...known));
-    if (this.whole) top = Math.max(2, Math.ceil(top));
+    let top = this.nice(Math.max(0, ...known));
+    if (this.whole) top = Math.max(2, 2 * Math.ceil(top / 2));
+    const labels = [0, 0.5, 1].map((share) => this.axis(top * share));
+    ruler.font = `11px ${getComputedStyle(this.svg).fontFamily}`;
+    const left = Math.ceil(Math.max(LEAST_LEFT, ...labels.map(widthOf).map((wide) => wide + 10)));
     const step = (this.data.step_seconds ?? 60) * 1000;
     const first = times[0] ?? 0;
     const last = (times.at(-1) ?? 0) + step;
-    this.x = (at) => LEFT + ((at + step / 2 - first) / Math.max(1, last - first)) * (width - LEFT - 4);
+    this.x = (at) => left + ((at + step / 2 - first) / Math.max(1, last - first)) * (width - left - 4);
     this.y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
     this.times = times;
     const spanSeconds = (last - first) / 1000;
     const parts = [];
-    for (const share of [0, 0.5, 1]) {
-      const y = this.y(top * share);
-      parts.push(s("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }));
-      parts.push(s("text", { class: "axis", x: LEFT - 6, y: y + 4, "text-anchor": "end" }, this.axis(top * share)));
+    for (const [at, label] of labels.entries()) {
+      const y = this.y((top * at) / 2);
+      parts.push(s("line", { class: "grid", x1: left, x2: width, y1: y, y2: y }));
+      parts.push(s("text", { class: "axis", x: left - 6, y: y + 4, "text-anchor": "end" }, label));
     }
     const marks = Math.max(2, Math.min(6, Math.floor(width / 90)));
     for (let at = 0; at < marks && times.length; at += 1) {
@@ -75,7 +91,7 @@ export class Chart {
     }
     const stacked = new Array(times.length).fill(0);
     for (const one of this.series) {
-      if (one.kind === "bar") parts.push(...this.bars(one, stacked, width));
+      if (one.kind === "bar") parts.push(...this.bars(one, stacked, width, left));
       else parts.push(...this.lines(one));
     }
     this.marker = s("g", {});
@@ -111,8 +127,8 @@ export class Chart {
     });
   }
 
-  bars(one, stacked, width) {
-    const slot = (width - LEFT) / Math.max(1, this.times.length);
+  bars(one, stacked, width, left) {
+    const slot = (width - left) / Math.max(1, this.times.length);
     const thick = Math.max(1, Math.min(18, slot * 0.72));
     return this.values(one).flatMap((value, index) => {
       if (!value) return [];

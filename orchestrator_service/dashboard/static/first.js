@@ -7,6 +7,7 @@
   } catch {
     // Without storage the system's choice holds.
   }
+  comeBack();
   window.codehornetsEarly = new Map(["/session", ...(location.pathname === "/tasks" ? [first()] : [])].map((path) => [path, fetch(path, { headers: { Accept: "application/json" }, cache: "no-store" })]));
   for (const answer of window.codehornetsEarly.values()) answer.catch(() => {});
 
@@ -22,5 +23,32 @@
     set("limit", "60");
     set("count", "true");
     return `/api/v1/tasks?${wanted}`;
+  }
+
+  // A phone that changes its network while it loads, or an orchestrator that is started again, loses a file: without any one of
+  // them there is no page, and nobody would know that a second look is all it needs.
+  function comeBack() {
+    const key = "codehornets-tries";
+    let lost = false;
+    addEventListener("error", (event) => {
+      if (lost || !["SCRIPT", "LINK"].includes(event.target.tagName)) return;
+      lost = true;
+      let tries = 0;
+      try {
+        tries = Number(sessionStorage.getItem(key)) || 0;
+        sessionStorage.setItem(key, String(tries + 1));
+      } catch {
+        tries = 3;
+      }
+      setTimeout(() => location.reload(), Math.min(30_000, 500 * 2 ** tries));
+    }, true);
+    addEventListener("load", () => {
+      if (lost) return;
+      try {
+        sessionStorage.removeItem(key);
+      } catch {
+        // Nothing was kept.
+      }
+    });
   }
 })();

@@ -87,7 +87,7 @@ export class Live extends EventTarget {
       this.emit("state", { back, version: message.version });
     } else if (message.type === "events") {
       for (const one of message.events) if (one.id) this.cursor = one.id;
-      this.emit("events", message.events.map((one) => one.data));
+      this.emit("events", message.events.map((one) => ({ ...one.data, id: one.id })));
     } else if (this.watched !== null && message.task_id === this.watched.taskId) {
       if (message.type === "task") for (const one of message.events) if (one.id) this.watched.after = one.id;
       this.watched.listener(message);

@@ -37,6 +37,7 @@ export function questionBox(question, again, { open = false } = {}) {
     h("details", { open }, h("summary", {}, "What it wants to do"), pretty(question.input)),
     h("p", { class: "small soft" }, question.worker, " · ", h("a", { href: `/tasks/${segment(question.task_id)}` }, question.task_id),
       question.state === "open" && question.expires_at ? ` · ${remaining(question.expires_at, question.policy)}` : ""),
+    question.unreachable ? h("p", { class: "small", role: "status" }, question.unreachable) : null,
     told, buttons,
   );
 }

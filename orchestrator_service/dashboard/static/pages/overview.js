@@ -1,10 +1,11 @@
 // The page that is left open: who works, what needs a person, how it goes, what it costs.
 
 import { get, post, query, segment } from "../api.js";
-import { Chart } from "../charts.js";
+import { Chart, topDuration } from "../charts.js";
 import { budgetCard } from "../budget.js";
 import { fill, h, say } from "../dom.js";
-import { details, kindOfEvent, words } from "../events.js";
+import { details } from "../events.js";
+import { Feed } from "../feed.js";
 import * as format from "../format.js";
 import { card, choice, doing, empty, gathered, loading, time, trouble } from "../parts.js";
 import { questionBox } from "../questions.js";
@@ -20,7 +21,7 @@ const lastOf = (values) => (values ?? []).filter((value) => value !== null && va
 function charts() {
   return [
     new Chart({ title: "Throughput", whole: true, show: format.count, headline: (data) => `${format.count(sum(data.completed) + sum(data.failed))} ended`, series: [{ label: "completed", key: "completed", kind: "bar", color: 0 }, { label: "failed", key: "failed", kind: "bar", color: 1 }] }),
-    new Chart({ title: "Latency", show: format.duration, axis: format.axisDuration, headline: (data) => `p95 ${format.duration(lastOf(data.p95_seconds))}`, series: [{ label: "p50", key: "p50_seconds", kind: "area", color: 0 }, { label: "p95", key: "p95_seconds", kind: "line", color: 2 }, { label: "p99", key: "p99_seconds", kind: "line", color: 1 }] }),
+    new Chart({ title: "Latency", show: format.duration, axis: format.axisDuration, nice: topDuration, headline: (data) => `p95 ${format.duration(lastOf(data.p95_seconds))}`, series: [{ label: "p50", key: "p50_seconds", kind: "area", color: 0 }, { label: "p95", key: "p95_seconds", kind: "line", color: 2 }, { label: "p99", key: "p99_seconds", kind: "line", color: 1 }] }),
     new Chart({ title: "Error rate", show: format.percent, headline: (data) => format.percent(sum(data.completed) + sum(data.failed) ? sum(data.failed) / (sum(data.completed) + sum(data.failed)) : 0), series: [{ label: "failed", key: "error_rate", kind: "area", color: 1 }] }),
     new Chart({ title: "Queue", whole: true, show: format.count, headline: (data) => `${format.count(lastOf(data.queue_depth) ?? 0)} waiting`, series: [{ label: "waiting", key: "queue_depth", kind: "area", color: 0 }, { label: "running", key: "running", kind: "line", color: 2 }] }),
     new Chart({ title: "Cost", show: (value) => format.money(value), headline: (data) => `${format.money(sum(data.cost_usd))}${sum(data.notional_cost_usd) ? ` + ${format.money(sum(data.notional_cost_usd), true)} notional` : ""}`, series: [{ label: "billed", key: "cost_usd", kind: "bar", color: 0 }, { label: "notional", key: "notional_cost_usd", kind: "bar", color: 2 }] }),
@@ -47,8 +48,7 @@ export function overviewPage(_, { go, title }) {
   const workerBox = h("div", { class: "workers" }, loading());
   const needs = h("div", { "aria-live": "polite" }, loading(1));
   const budget = h("div", {});
-  const feed = h("ol", { class: "feed", tabindex: "0", role: "log", "aria-label": "What happens" });
-  const quiet = h("p", { class: "faint small" }, "Nothing since this page was opened.");
+  const feed = new Feed();
   const all = charts();
   const chartBox = h("div", { class: "charts" }, all.map((one) => one.element));
   const chartNote = h("div", {});
@@ -59,6 +59,7 @@ export function overviewPage(_, { go, title }) {
       if (stopped) return;
       problem.replaceChildren();
       const running = new Map();
+      feed.learn(tasks.tasks);
       for (const task of tasks.tasks) running.set(task.worker, [...(running.get(task.worker) ?? []), task]);
       if (workers.length === 0) workerBox.replaceChildren(card("", {}, empty("No workers yet", h("p", {}, "The first one starts with ", h("code", {}, "codehornets worker marie"), ", a whole team with ", h("code", {}, "codehornets up"), "."))));
       else if (cards.size !== workers.length || workers.some((one) => !cards.has(one.name))) {
@@ -98,7 +99,7 @@ export function overviewPage(_, { go, title }) {
     const rows = [];
     for (const one of questions ?? []) rows.push(questionBox(one, needsSoon));
     for (const [taskId, event] of stuck) {
-      rows.push(h("li", {}, h("div", { class: "inline" }, h("strong", {}, "Stuck: "), h("a", { href: `/tasks/${segment(taskId)}` }, taskId)), h("p", { class: "small soft" }, details(event))));
+      rows.push(h("li", {}, h("div", { class: "inline" }, h("strong", {}, "Stuck: "), h("a", { href: `/tasks/${segment(taskId)}` }, feed.titles.get(taskId) ?? taskId)), h("p", { class: "small soft" }, details(event))));
     }
     for (const gate of (gates ?? []).filter((one) => one.state !== "open")) {
       const until = gate.until ? h("span", {}, ", goes on at ", time(gate.until)) : "";
@@ -165,7 +166,7 @@ export function overviewPage(_, { go, title }) {
     h("div", { class: "split" },
       h("div", { class: "stack" }, h("section", { class: "stack", "aria-labelledby": "workers-head", style: { gap: "10px" } }, h("h2", { id: "workers-head" }, "Workers"), workerBox),
         h("section", { class: "stack", "aria-labelledby": "charts-head", style: { gap: "10px" } }, h("div", { class: "apart" }, h("h2", { id: "charts-head" }, "How it goes"), spans), chartNote, chartBox)),
-      h("div", { class: "stack" }, needs, budget, card("What happens", {}, quiet, feed))),
+      h("div", { class: "stack" }, needs, budget, card("What happens", {}, feed.element))),
   );
   return {
     element,
@@ -175,18 +176,15 @@ export function overviewPage(_, { go, title }) {
         if (event.event === "task_stuck") stuck.set(event.task_id, event);
         if (event.event === "task_unstuck" || event.event === "task_ended") stuck.delete(event.task_id);
         if (event.event === "worker_down" || event.event === "worker_up") cards.get(event.worker)?.hint(event.event === "worker_up" ? "up" : "down");
-        quiet.hidden = true;
-        const about = event.task_id ? h("a", { href: `/tasks/${segment(event.task_id)}` }, event.data?.title ?? event.task_id) : event.goal_id ? h("a", { href: `/goals/${segment(event.goal_id)}` }, event.goal_id) : h("strong", {}, event.worker ?? "");
-        const more = details(event);
-        feed.prepend(h("li", {}, h("time", {}, format.clock(event.timestamp)), h("span", {}, h("i", { class: `dot ${kindOfEvent(event)}`, "aria-hidden": "true" }), " ", about, ` ${words(event)}`, more ? h("span", { class: "faint" }, ` · ${more}`) : null)));
       }
-      while (feed.childElementCount > 100) feed.lastChild.remove();
+      feed.add(events);
       readSoon();
       if (events.some((one) => /^(permission_|gate_|task_stuck|task_unstuck|task_ended|task_retrying)/.test(one.event))) needsSoon();
       if (events.some((one) => one.event === "task_ended")) seriesSoon();
     },
     stop: () => {
       stopped = true;
+      feed.stop();
       for (const timer of [ages, rounds, slowly]) clearInterval(timer);
       for (const one of [readSoon, needsSoon, seriesSoon]) one.stop();
     },

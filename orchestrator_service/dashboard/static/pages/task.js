@@ -20,6 +20,7 @@ export function taskPage(taskId, { title }) {
   let task = null;
   let result = null;
   let stopped = false;
+  let stuckWhy = null;
   const transcript = new Transcript();
   const heading = h("div", { class: "page-head" }, h("h1", { class: "grow" }, taskId));
   const notices = h("div", { class: "stack", "aria-live": "polite" });
@@ -64,6 +65,7 @@ export function taskPage(taskId, { title }) {
     title(task.title ?? task.task_id);
     const told = [];
     if (task.error) told.push(h("div", { class: "notice", role: "alert" }, h("strong", {}, task.error.kind), h("span", {}, task.error.message)));
+    if (task.stuck) told.push(h("div", { class: "notice", "data-stuck": "" }, stuckWhy ?? "The task seems stuck: its agent shows no progress."));
     if (task.waits_for) told.push(h("div", { class: "notice warn" }, task.waits_for.message));
     fill(notices, told);
   }
@@ -85,8 +87,8 @@ export function taskPage(taskId, { title }) {
       ["Tokens in / out", usage.input_tokens === undefined ? null : `${format.count(usage.input_tokens)} / ${format.count(usage.output_tokens)}`],
       ["Tries", String(task.tries)],
       ["Turns", wire?.num_turns === null || wire?.num_turns === undefined ? null : String(wire.num_turns)],
-      ["Branch", wire?.branch ? h("code", {}, wire.branch) : null],
-      ["Commit", wire?.commit ? h("code", {}, String(wire.commit).slice(0, 12)) : null],
+      ["Branch", wire?.branch ? h("code", { class: "copied" }, wire.branch) : null],
+      ["Commit", wire?.commit ? h("code", { class: "copied" }, String(wire.commit)) : null],
       ["Goal", task.goal_id ? h("a", { href: `/goals/${segment(task.goal_id)}` }, task.goal_id) : null],
       ["Graph", task.graph_id], ["Schedule", task.schedule],
       ["Needs", needs.length ? needs : null],
@@ -99,7 +101,8 @@ export function taskPage(taskId, { title }) {
     try {
       const fetched = await get(path);
       if (stopped) return;
-      task = { ...fetched, stuck: task?.stuck };
+      task = fetched;
+      if (!task.stuck) stuckWhy = null;
       fill(prompt, h("pre", { tabindex: "0" }, task.description));
       if (FINAL.has(task.state)) await readResult();
       if (stopped) return;
@@ -145,6 +148,7 @@ export function taskPage(taskId, { title }) {
   function note(event) {
     const more = details(event);
     timeline.append(h("li", {}, h("i", { class: `dot ${kindOfEvent(event)}`, "aria-hidden": "true" }), h("span", {}, words(event), more ? h("span", { class: "faint" }, ` · ${more}`) : null), h("span", { class: "faint" }, time(event.timestamp))));
+    if (event.event === "task_stuck") stuckWhy = event.data?.message ?? null;
     if (task === null || new Date(event.timestamp) <= newestMoment(task)) return;
     if (apply(task, event)) {
       showHeading();
@@ -158,7 +162,14 @@ export function taskPage(taskId, { title }) {
   return {
     element,
     back: read,
-    events: (events) => questions.events(events),
+    events: (events) => {
+      questions.events(events);
+      // The journal tells of it first; the orchestrator answers so only once it has heard the worker.
+      for (const one of events.filter((each) => each.task_id === taskId && /^task_(un)?stuck$/.test(each.event))) {
+        stuckWhy = one.event === "task_stuck" ? one.data?.message ?? null : null;
+        readSoon();
+      }
+    },
     stop: () => {
       stopped = true;
       live.unwatch(taskId);

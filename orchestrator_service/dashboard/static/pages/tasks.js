@@ -11,6 +11,10 @@ import { openSubmit } from "../submit.js";
 
 const FIRST = 60;
 const PAGE = 500;
+/** A search that is under way is given up for another word after so long; where none is, a letter is looked for at once. */
+const TYPING_MS = 40;
+/** Who has not scrolled needs no further rows at once: the next word that is typed shall not wait behind them. */
+const AHEAD_MS = 400;
 const STATES = [["", "All states"], ["open", "Open"], ["running,sent", "Running"], ["ready,blocked,scheduled", "Waiting"], ["completed", "Completed"], ["failed,timed_out", "Failed"], ["cancelled", "Cancelled"]];
 const OPEN = "blocked,scheduled,ready,sent,running";
 const COLUMNS = [["Title", "title"], ["State", "state"], ["Worker", "worker"], ["Priority", "priority"], ["Handed in", "submitted"], ["Took", "duration"], ["Cost", "cost"]];
@@ -62,6 +66,9 @@ export function tasksPage(_, { go, title }) {
   let reading = null;
   let range = [0, 40];
   let unseen = 0;
+  let ahead = 0;
+  let typing = 0;
+  let busy = false;
 
   const search = h("input", { id: "search", type: "search", placeholder: "Title, id or prompt", value: wish.q, autocomplete: "off" });
   const state = h("select", { id: "state" }, STATES.map(([value, word]) => h("option", { value, selected: value === wish.state }, word)));
@@ -76,7 +83,9 @@ export function tasksPage(_, { go, title }) {
     label: "Tasks", columns: COLUMNS, make: makeRow, show: showRow,
     onRange: (first, last) => {
       range = [first, last];
-      more();
+      clearTimeout(ahead);
+      if (first > 0 || last > items.length) more();
+      else ahead = setTimeout(more, AHEAD_MS);
     },
   });
 
@@ -122,9 +131,10 @@ export function tasksPage(_, { go, title }) {
     const mine = (generation += 1);
     cursor = null;
     reading?.abort();
-    reading = new AbortController();
+    const own = (reading = new AbortController());
+    busy = true;
     try {
-      const page = await get(`/tasks${parameters({ limit: FIRST, count: true })}`, { signal: reading.signal });
+      const page = await get(`/tasks${parameters({ limit: FIRST, count: true })}`, { signal: own.signal });
       if (mine !== generation) return;
       byId = new Map();
       unseen = 0;
@@ -133,6 +143,11 @@ export function tasksPage(_, { go, title }) {
       take(page, 0);
     } catch (error) {
       if (error.name !== "AbortError" && mine === generation) problem.replaceChildren(trouble(error, read));
+    } finally {
+      if (mine === generation) {
+        busy = false;
+        if (typing) look();
+      }
     }
   }
 
@@ -143,12 +158,12 @@ export function tasksPage(_, { go, title }) {
     const mine = generation;
     try {
       while (cursor !== null && range[1] + 100 >= items.length && mine === generation) {
-        const page = await get(`/tasks${parameters({ limit: PAGE, cursor })}`);
+        const page = await get(`/tasks${parameters({ limit: PAGE, cursor })}`, { signal: reading.signal });
         if (mine !== generation) break;
         take({ ...page, total: page.total ?? total }, items.length);
       }
     } catch (error) {
-      if (mine === generation) problem.replaceChildren(trouble(error, () => { problem.replaceChildren(); more(); }));
+      if (error.name !== "AbortError" && mine === generation) problem.replaceChildren(trouble(error, () => { problem.replaceChildren(); more(); }));
     } finally {
       fetching = false;
       if (mine !== generation) more();
@@ -162,17 +177,17 @@ export function tasksPage(_, { go, title }) {
     read();
   }
 
-  let typing = 0;
-  let typed = 0;
-  search.addEventListener("input", () => {
+  const look = () => {
     clearTimeout(typing);
-    // One letter is looked for at once, a word that is being typed when there is a moment's pause.
-    const pause = Date.now() - typed > 250 ? 0 : 60;
-    typed = Date.now();
-    typing = setTimeout(() => {
-      wish.q = search.value.trim();
-      changed();
-    }, pause);
+    typing = 0;
+    const words = search.value.trim();
+    if (words === wish.q) return;
+    wish.q = words;
+    changed();
+  };
+  search.addEventListener("input", () => {
+    if (!busy) look();
+    else if (!typing) typing = setTimeout(look, TYPING_MS);
   });
   state.addEventListener("change", () => {
     wish.state = state.value;
@@ -188,11 +203,25 @@ export function tasksPage(_, { go, title }) {
   }, 700);
   const redraw = gathered(() => list.draw(), 0);
 
+  /** All workers of the team, and the one that the address names. */
+  async function readWorkers() {
+    let names;
+    try {
+      names = (await get("/workers")).map((one) => one.name);
+    } catch {
+      return;
+    }
+    const all = new Set(wish.worker ? [...names, wish.worker] : names);
+    for (const one of all) {
+      if (![...worker.options].some((option) => option.value === one)) worker.append(h("option", { value: one }, one));
+    }
+    worker.value = wish.worker;
+  }
+  const workersSoon = gathered(readWorkers, 2000);
+
   showHead();
   read();
-  get("/workers").then((workers) => {
-    for (const one of workers) worker.append(h("option", { value: one.name, selected: one.name === wish.worker }, one.name));
-  }, () => {});
+  readWorkers();
 
   const field = (id, word, control, kind = "") => h("div", { class: `field ${kind}` }, h("label", { for: id }, word), control);
   const submit = may("submit") ? h("button", { class: "button first", type: "button", onclick: () => openSubmit(go) }, "New task") : null;
@@ -210,11 +239,14 @@ export function tasksPage(_, { go, title }) {
       generation += 1;
       reading?.abort();
       renew.stop();
+      workersSoon.stop();
       clearTimeout(typing);
+      clearTimeout(ahead);
       list.stop();
     },
     events: (events) => {
       for (const event of events) {
+        if (event.event === "worker_up") workersSoon();
         const known = byId.get(event.task_id);
         if (known !== undefined) {
           if (apply(known, event)) redraw();
