@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.claude, pytest.mark.timeout(150)]
 
 Settings = Callable[..., WorkerSettings]
 MANY = 20_000
-QUICK = {"STUCK_AFTER": "1", "STUCK_INTERRUPT_AFTER": "0.5"}
+QUICK = {"STUCK_AFTER": "3", "STUCK_INTERRUPT_AFTER": "0.5"}
 
 
 def answer(text: str) -> Step:
