@@ -44,6 +44,7 @@ class Goals:
         self._task_budget_usd = task_budget_usd
         self._tasks = tasks
         self._running: dict[str, _Running] = {}
+        self._being_created: set[str] = set()
 
     async def create(self, order: GoalOrder, asker: Asker) -> GoalRecord:
         """Begin to work on a goal.
@@ -55,8 +56,12 @@ class Goals:
         """
         find_claude(self._room.settings.cli, self._room.environ)
         row = self._new_row(order, asker)
-        await self._room.database.write(lambda db: rows.insert_goal(db, row))
-        self._start(row)
+        self._being_created.add(row.goal_id)
+        try:
+            await self._room.database.write(lambda db: rows.insert_goal(db, row))
+            self._start(row)
+        finally:
+            self._being_created.discard(row.goal_id)
         return await self.get(row.goal_id)
 
     def _new_row(self, order: GoalOrder, asker: Asker) -> GoalRow:
@@ -134,11 +139,15 @@ class Goals:
         return GoalDesk(self._room.desk, self._room.database, row, task_budget_usd=self._task_budget_usd, closed=closed)
 
     async def take_up(self) -> None:
-        """Go on with the goals that were running when the orchestrator ended."""
+        """Go on with the goals that were running when the orchestrator ended.
+
+        Goals that were created meanwhile are in the ledger, too, and are left alone.
+        """
         for task_id in await self._room.database.read(rows.tasks_without_goal):
             await self._room.cancel_task(task_id, Asker(name="orchestrator", origin="goal"), "its goal has ended")
         for row in await self._room.database.read(rows.running_goals):
-            self._start(row)
+            if row.goal_id not in self._running and row.goal_id not in self._being_created:
+                self._start(row)
 
     def _start(self, row: GoalRow) -> None:
         running = _Running(self._desk_of(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -310,6 +311,18 @@ async def test_a_goal_goes_on_in_the_same_conversation_when_there_are_goals_agai
     last = api.requests[-1]
     assert "the long way" in str(last.body["messages"][0]) and "t1: sent" in last.prompt
     assert "here it is" in answers(last)[0]
+
+
+async def test_a_goal_that_comes_while_others_are_taken_up_has_one_agent(api: MessagesApi, scene: Open) -> None:
+    api.when("only once", reply("Done once."))
+    async with scene() as stage:
+        created, _ = await asyncio.gather(
+            stage.goals.create(GoalOrder(goal="do it only once"), ME), stage.goals.take_up()
+        )
+        await stage.goals.take_up()
+        record = await stage.ended(created.goal_id)
+        assert (record.state, record.output) == (GoalState.COMPLETED, "Done once.")
+        assert [data["attempt"] for data in stage.told("goal_started")] == [1]
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
