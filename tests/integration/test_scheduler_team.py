@@ -277,6 +277,15 @@ async def test_a_run_that_says_nothing_of_its_cost_counts_as_reserved(costly: Sc
     assert (await costly.desk.budget()).spent_usd == 1.0
 
 
+async def test_a_cost_that_is_only_known_in_part_counts_as_all_that_was_reserved(costly: Scene) -> None:
+    await costly.submit(task_id="part")
+    await costly.finish("part", TaskStatus.FAILED, cost_usd=0.25, cost_is_partial=True)
+    assert (await costly.desk.budget()).spent_usd == 1.0
+    await costly.submit(task_id="whole")
+    await costly.finish("whole", TaskStatus.FAILED, cost_usd=0.25)
+    assert (await costly.desk.budget()).spent_usd == 1.25
+
+
 async def test_a_later_try_may_cost_what_the_first_left(costly: Scene) -> None:
     await costly.submit(task_id="t", retry=AT_ONCE)
     await costly.fail("t", cost_usd=0.75)
