@@ -157,7 +157,7 @@ async def test_a_turn_that_hangs_times_out(
         result = await shop.async_result("7")
         assert (result.status, kind(result), result.output) == (TaskStatus.TIMED_OUT, "timeout", "I have begun.")
         # Only an orderly end tells the cost.
-        assert result.cost_usd == (0.01 if prompt == "hang" else None)
+        assert result.cost_usd == (pytest.approx(0.01) if prompt == "hang" else None)
         await check_goes_on(shop, fake, worker)
     assert fake.living() == set()
 
@@ -200,7 +200,7 @@ async def test_a_running_task_is_cancelled_in_good_order(shop: Shop, settings_of
         await async_wait_until(lambda: fake.log("prompt"))
         (shop.layout.tasks / "7.cancel").touch()
         result = await shop.async_result("7")
-        assert (result.status, result.cost_usd) == (TaskStatus.CANCELLED, 0.01)
+        assert (result.status, result.cost_usd) == (TaskStatus.CANCELLED, pytest.approx(0.01))
         await check_goes_on(shop, fake, worker)
 
 

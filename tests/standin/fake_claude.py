@@ -42,8 +42,12 @@ class FakeClaude:
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.open_turn = False
+        self.cost_usd = 0.0
+        """Of the conversation: a result line tells what all its turns have cost."""
 
     def result(self, text: str, *, subtype: str = "success", is_error: bool = False) -> None:
+        if self.open_turn:
+            self.cost_usd += 0.01
         self.open_turn = False
         say(
             type="result",
@@ -53,7 +57,7 @@ class FakeClaude:
             duration_api_ms=1,
             num_turns=1,
             session_id=self.session_id,
-            total_cost_usd=0.01,
+            total_cost_usd=self.cost_usd,
             usage={"input_tokens": 1, "output_tokens": 2},
             result=text,
         )
@@ -72,6 +76,7 @@ class FakeClaude:
         while (FOLDER / "hold-clear").exists():
             time.sleep(0.005)
         self.session_id = str(uuid.uuid4())
+        self.cost_usd = 0.0
         self.result("")
 
     def control(self, message: dict[str, Any]) -> None:

@@ -29,8 +29,9 @@ def task(task_id: str, state: TaskState, **changes: object) -> TaskSummary:
         "submitted_by": "local",
         "submitted_at": NOW,
     }
-    missing = dict.fromkeys(name for name in TaskSummary.model_fields if name not in fields and name != "depth")
-    return TaskSummary.model_validate({**missing, "depth": 0, **fields, **changes})
+    given = {"depth": 0, "stuck": False, **fields}
+    missing = dict.fromkeys(name for name in TaskSummary.model_fields if name not in given)
+    return TaskSummary.model_validate({**missing, **given, **changes})
 
 
 def worker(name: str, **changes: object) -> WorkerRecord:

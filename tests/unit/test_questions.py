@@ -134,8 +134,12 @@ class Memory:
         self.answers: dict[str, Answer] = {}
         self.lost = False
         self.listening = False
+        self.takes = asyncio.Event()
+        """Set unless it is slow to take what is put there."""
+        self.takes.set()
 
     async def put(self, question: Question) -> None:
+        await self.takes.wait()
         if self.lost:
             raise NoPlace("the disk is full")
         self.questions[question.question_id] = question
@@ -224,6 +228,27 @@ async def test_a_run_that_is_over_takes_its_questions_along_and_no_others() -> N
     stays.cancel()
     await asyncio.gather(stays, return_exceptions=True)
     assert {question.state for question in scene.place.questions.values()} == {QuestionState.WITHDRAWN}
+
+
+@pytest.mark.parametrize("how", ["abandoned", "cancelled"])
+async def test_a_run_that_ends_while_its_question_is_being_put_there_takes_it_along(how: str) -> None:
+    scene = Scene()
+    scene.place.takes.clear()
+    run = scene.run()
+    asking = asyncio.create_task(scene.ask(run))
+    await until(lambda: scene.asking.open == 1)
+    run.stop_cause = StopCause.CANCEL
+    if how == "abandoned":
+        scene.asking.abandon(run)
+    else:
+        asking.cancel()
+        await asyncio.sleep(0)
+    scene.place.takes.set()
+    (said,) = await asyncio.wait_for(asyncio.gather(asking, return_exceptions=True), 20)
+    assert isinstance(said, asyncio.CancelledError if how == "cancelled" else Verdict)
+    assert [question.state for question in scene.place.questions.values()] == [QuestionState.WITHDRAWN]
+    assert (scene.names, scene.asking.open) == (["permission_asked", "permission_withdrawn"], 0)
+    assert not scene.place.listening
 
 
 def test_silence_denies_after_five_minutes_where_nobody_says_otherwise(tmp_path: Path) -> None:

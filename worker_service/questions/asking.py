@@ -137,22 +137,29 @@ class Asking:
         question = each.question
         each.given = self._given.pop(_call(question.task_id, wish.tool, wish.input), None)
         began = time.monotonic()
-        try:
-            await self._place.put(question)
-        except QueueUnavailable as error:
-            # It waits here, and is put there as soon as that can be done.
-            log.warning("nobody can see a question yet: %s", error, extra={"action": "question_unwritten"})
-        except BusError as error:
-            log.error("no person can be asked: %s", error, extra={"action": "question_lost"})
-            return Verdict(False, f"Permission to use {wish.tool} was denied: no person could be asked ({error}).")
-        self._began(each)
+        # It counts as open before anybody can see it: its run may end while it is being put there.
+        self._register(each)
+        told = False
         ended: Question | None = None
         try:
+            try:
+                await self._place.put(question)
+            except QueueUnavailable as error:
+                # It waits here, and is put there as soon as that can be done.
+                log.warning("nobody can see a question yet: %s", error, extra={"action": "question_unwritten"})
+            except BusError as error:
+                log.error("no person can be asked: %s", error, extra={"action": "question_lost"})
+                self._unregister(question)
+                return Verdict(False, f"Permission to use {wish.tool} was denied: no person could be asked ({error}).")
+            self._tell(each)
+            told = True
             with clock.stopped():
                 ended = await self._until_decided(each, began)
         finally:
-            if ended is None:
+            if ended is None and question.question_id in self._open:
                 # Cancelled: the agent has given up the call, or its run is at its end.
+                if not told:
+                    self._tell(each)
                 with anyio.CancelScope(shield=True):
                     ended = await self._withdraw(each)
             self._metrics.question_wait.observe(time.monotonic() - began)
@@ -176,11 +183,18 @@ class Asking:
             policy=policy,
         )
 
-    def _began(self, each: _Open) -> None:
-        question = each.question
+    def _register(self, each: _Open) -> None:
         if not self._open:
             self._place.listen(self.look)
-        self._open[question.question_id] = each
+        self._open[each.question.question_id] = each
+
+    def _unregister(self, question: Question) -> None:
+        self._open.pop(question.question_id, None)
+        if not self._open:
+            self._place.unlisten()
+
+    def _tell(self, each: _Open) -> None:
+        question = each.question
         each.run.emit(
             "permission_asked",
             {
@@ -275,9 +289,7 @@ class Asking:
                 "reason": reason,
             }
         )
-        self._open.pop(question.question_id, None)
-        if not self._open:
-            self._place.unlisten()
+        self._unregister(question)
         written = False
         with anyio.move_on_after(_CLOSE_S):
             try:
