@@ -117,12 +117,15 @@ def locate(layout: WorkerLayout, task_id: str) -> Place:
         return Place.WAITING
     if any(True for _ in _released(layout, task_id)):
         return Place.WAITING
-    if _is_claimed(layout, task_id):
-        return Place.TAKEN
-    if any(True for _ in _released(layout, task_id)):
-        return Place.WAITING
-    if os.path.lexists(layout.result(task_id)) or answer_of_letter(layout, task_id) is not None:
-        return Place.ENDED
+    # A claim that passes from a dead instance to a living one, while the directories are read one after the other, is
+    # seen in neither. It does so once: the second look finds it.
+    for _ in range(2):
+        if _is_claimed(layout, task_id):
+            return Place.TAKEN
+        if any(True for _ in _released(layout, task_id)):
+            return Place.WAITING
+        if os.path.lexists(layout.result(task_id)) or answer_of_letter(layout, task_id) is not None:
+            return Place.ENDED
     return Place.GONE
 
 

@@ -21,7 +21,7 @@ from agent_bus.heartbeats import write_heartbeat
 from agent_bus.layout import WorkerLayout
 from agent_bus.messages import TaskStatus, encode_result, utc_now
 from agent_bus.pipes import make_pipe, open_for_reading
-from orchestrator_service.transports import file_news, watching
+from orchestrator_service.transports import file_news, file_tasks, watching
 from orchestrator_service.transports.base import Place
 from orchestrator_service.transports.files import FileTransport
 from tests.integration.harness import ObedientAgent, quick_settings
@@ -150,6 +150,28 @@ async def test_a_claimed_task_cannot_be_withdrawn_even_beside_a_second_trigger(
     await files.send([dispatch("1")])
     assert not await files.withdraw("marie", "1")
     assert await files.locate("marie", "1") is Place.TAKEN
+
+
+async def test_a_claim_that_changes_hands_while_it_is_looked_for_is_found(
+    shared: Path, layout: WorkerLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, living = (layout.inflight / f"marie-{number}" for number in (1, 2))
+    put(dead / "1~abc~task-1.trigger", b"{}")
+    living.mkdir()
+
+    read_names = file_tasks._names_in
+
+    def names_in(folder: Path) -> list[str]:
+        if Path(folder) == layout.inflight:
+            return [living.name, dead.name]
+        names = read_names(folder)
+        if Path(folder) == living and not names:
+            # The next worker takes over what the dead one held, right behind the look at its own folder.
+            os.rename(dead / "1~abc~task-1.trigger", living / "2~abc~task-1.trigger")
+        return names
+
+    monkeypatch.setattr(file_tasks, "_names_in", names_in)
+    assert await transport(shared).locate("marie", "1") is Place.TAKEN
 
 
 async def test_a_task_is_withdrawn_or_run_and_never_both(shared: Path, layout: WorkerLayout) -> None:
