@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CHECKS := .venv-checks
 TEAM ?= orchestrator_service/example_team/team.toml
-TEST_PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 6 ? cores + 2 : 8)))
+TEST_PROCESSES ?= $(shell cores=$$(nproc 2>/dev/null || echo 1); echo $$((cores < 7 ? cores + 1 : 8)))
 TASK ?= marie: Plan a ten-minute warm-up for adults who dance salsa for the first time.
 
 .DEFAULT_GOAL := help
@@ -28,8 +28,9 @@ run: $(VENV)/.run  ## start the example team, give it one task, serve until Ctrl
 demo: $(VENV)/.run  ## the same for one task, then stop
 	@$(BIN)/codehornets up --team "$(TEAM)" --shared-dir shared --task "$(TASK)" --once
 
-# Two processes more than cores, since tests wait for half of their time: for a program to notice or to end. Not more
-# than eight: Linux has 128 inotify instances for one user, and workers use them.
+# One process more than cores, since tests often wait: for a program to notice or to end. With two more they are no faster
+# on two cores, and more of them run out of time. Not more than eight: Linux has 128 inotify instances for one user, and
+# workers use them.
 test:  ## run the checks and all tests
 	@$(MAKE) --no-print-directory --jobs=2 ready-to-test
 	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)

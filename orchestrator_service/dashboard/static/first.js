@@ -31,7 +31,8 @@
     const key = "codehornets-tries";
     let lost = false;
     addEventListener("error", (event) => {
-      if (lost || !["SCRIPT", "LINK"].includes(event.target.tagName)) return;
+      // What was only asked for ahead is asked for again by who needs it.
+      if (lost || !event.target.matches?.("script, link[rel=stylesheet]")) return;
       lost = true;
       let tries = 0;
       try {
