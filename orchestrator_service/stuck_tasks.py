@@ -41,6 +41,8 @@ class StuckTasks:
         if before is None:
             # The first one since the start: what was told to be stuck may move by now.
             before = {run.wire_id for run in self._core.open.values() if run.worker == beat.worker} - now
+            # Each start of a worker is another instance: those that nobody hears any more are forgotten.
+            self._named = {known: runs for known, runs in self._named.items() if known in self._core.fleet.beats}
         self._named[whose] = now
         for wire_id in sorted(now - before):
             self._core.spawn(self._tell(STUCK, wire_id), STUCK)
@@ -70,9 +72,12 @@ class StuckTasks:
             return None
         name = f'"{event}"'.encode()
         for line in reversed(await transport.journal(run.worker, run.wire_id, 0)):
-            if name in line.line:
+            if name not in line.line:
+                continue
+            # A worker that was killed may have left half a line.
+            with suppress(ValueError):
                 told = json.loads(line.line)
-                if told.get("event") == event and isinstance(told.get("data"), dict):
+                if isinstance(told, dict) and told.get("event") == event and isinstance(told.get("data"), dict):
                     return dict(told["data"])
         return None
 

@@ -6,7 +6,6 @@ The team and its work are real, with a scripted model; only what it did is sprea
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import sqlite3
@@ -21,7 +20,7 @@ from typing import Any
 from playwright.sync_api import Page
 
 from tests.browser.chromium import DESKTOP, PHONE, Chromium, find_chromium, open_chromium
-from tests.browser.team import Team, open_team
+from tests.browser.team import Team, claude_environ, open_team
 from tests.integration.harness import REPOSITORY
 from tests.standin.messages_api import MessagesApi, api_error, hang, reply, tool_use
 
@@ -59,18 +58,6 @@ _PLAN = """## A warm-up of ten minutes
 
 > Nobody needs a partner for it.
 """
-
-
-def _claude(home: Path, url: str) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "LANG": "C.UTF-8",
-        "ANTHROPIC_BASE_URL": url,
-        "ANTHROPIC_API_KEY": "sk-dummy-for-tests",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-    }
 
 
 def _work(team: Team, model: MessagesApi) -> dict[str, str]:
@@ -286,7 +273,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, MessagesApi() as model:
         folder = Path(name)
         (folder / "team.toml").write_text(_TEAM)
-        claude = _claude(folder, model.url)
+        claude = claude_environ(model.url, folder)
         budget = {"TASK_BUDGET_USD": "1", "DAY_BUDGET_USD": "25"}
         settings: dict[str, Any] = {
             **claude,

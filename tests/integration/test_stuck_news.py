@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,26 @@ async def test_a_journal_that_says_nothing_costs_the_words_only(tmp_path: Path) 
         await running(scene)
         await beat(scene, "t")
         assert await told(scene) == [("task_stuck", "The task seems stuck.")]
+
+
+async def test_half_a_line_in_the_journal_hides_nothing(tmp_path: Path) -> None:
+    """A worker that is killed may leave one."""
+    async with open_scene(tmp_path) as scene:
+        await running(scene)
+        scene.transport.say("t", "", "task_stuck", **SAID)
+        lines = scene.transport.journals["t"]
+        lines.append(replace(lines[-1], position=lines[-1].position + 1, line=b'{"event": "task_stuck", "da'))
+        await beat(scene, "t")
+        assert await told(scene) == [("task_stuck", "Its stream is silent.")]
+
+
+async def test_instances_that_nobody_hears_any_more_are_forgotten(tmp_path: Path) -> None:
+    async with open_scene(tmp_path) as scene:
+        await running(scene)
+        for number in range(20):
+            await beat(scene, "t", instance=f"start-{number}")
+            scene.core.fleet.beats.clear()
+        assert len(scene.service._stuck._named) == 1
 
 
 async def test_an_end_needs_no_further_word(tmp_path: Path) -> None:
