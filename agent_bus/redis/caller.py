@@ -94,8 +94,11 @@ class RedisCaller:
         Raises:
             QueueUnavailable: something in the block failed for Redis' sake.
         """
+        from agent_bus.redis.cancellation import cancellation_kept
+
         try:
-            yield
+            with cancellation_kept():
+                yield
         except self._failures as error:
             raise self._failed(error) from None
         if not self.connected:

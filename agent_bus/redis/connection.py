@@ -45,9 +45,10 @@ _MEANINGS = (
 
 def make_client(address: RedisAddress) -> redis.asyncio.Redis | redis.asyncio.RedisCluster:
     """Return an asyncio client; it connects with its first command. Answers are bytes, commands are not repeated."""
-    import redis.asyncio
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+
+    from agent_bus.redis.cancellation import Client, ClusterClient
 
     retry = Retry(NoBackoff(), 0)
     common = _common(address)
@@ -56,8 +57,7 @@ def make_client(address: RedisAddress) -> redis.asyncio.Redis | redis.asyncio.Re
             from redis.asyncio.cluster import ClusterNode
 
             nodes = [_untyped(ClusterNode)(host, port) for host, port in address.hosts]
-            cluster = redis.asyncio.RedisCluster(startup_nodes=nodes, retry=retry, **_tls(address), **common)
-            return cluster
+            return ClusterClient(startup_nodes=nodes, retry=retry, **_tls(address), **common)
         case RedisKind.SENTINEL:
             from redis.asyncio.sentinel import Sentinel
 
@@ -69,10 +69,10 @@ def make_client(address: RedisAddress) -> redis.asyncio.Redis | redis.asyncio.Re
                 **_tls(address),
                 **common,
             )
-            master: redis.asyncio.Redis = sentinel.master_for(address.master or "")
+            master: redis.asyncio.Redis = sentinel.master_for(address.master or "", redis_class=Client)
             return master
         case RedisKind.SINGLE:
-            return redis.asyncio.Redis(**_place(address), db=address.db, retry=retry, **_tls(address), **common)
+            return Client(**_place(address), db=address.db, retry=retry, **_tls(address), **common)
 
 
 def make_pubsub_client(address: RedisAddress) -> redis.asyncio.Redis:
@@ -90,14 +90,15 @@ def make_pubsub_clients(address: RedisAddress) -> list[redis.asyncio.Redis]:
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
+    from agent_bus.redis.cancellation import Client
+
     if address.kind is not RedisKind.CLUSTER:
         client = make_client(address)
         assert isinstance(client, redis.asyncio.Redis)
         return [client]
     retry = Retry(NoBackoff(), 0)
     return [
-        redis.asyncio.Redis(host=host, port=port, retry=retry, **_tls(address), **_common(address))
-        for host, port in address.hosts
+        Client(host=host, port=port, retry=retry, **_tls(address), **_common(address)) for host, port in address.hosts
     ]
 
 

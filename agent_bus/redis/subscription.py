@@ -15,6 +15,8 @@ import hiredis
 import redis.asyncio
 import redis.exceptions
 
+from agent_bus.redis.cancellation import connect
+
 _pack: Any = hiredis.pack_command
 
 
@@ -137,7 +139,7 @@ async def open_subscription(
     """
     pool: Any = client.connection_pool
     connection: Any = pool.make_connection()
-    await connection.connect()
+    await connect(connection)
     names, globs = tuple(channels), tuple(patterns)
     subscription = Subscription(connection, (*names, *globs), on_message)
     subscription._transport.set_protocol(subscription)

@@ -16,6 +16,7 @@ import hiredis
 import redis.asyncio
 import redis.exceptions
 
+from agent_bus.redis.cancellation import connect
 from agent_bus.redis.url import COMMAND_TIMEOUT_S
 
 _CLOSE_S = 1.0
@@ -87,8 +88,10 @@ class Wire(asyncio.Protocol):
     async def aclose(self) -> None:
         """Close the connection; what waits fails."""
         self._break(redis.exceptions.ConnectionError("the connection was closed"))
-        await asyncio.wait([self._closed], timeout=_CLOSE_S)
-        await self._connection.disconnect(nowait=True)
+        try:
+            await asyncio.wait([self._closed], timeout=_CLOSE_S)
+        finally:
+            await self._connection.disconnect(nowait=True)
 
     def abandon(self) -> None:
         """Use it no more: it leads to a server that is not the right one any longer."""
@@ -120,7 +123,7 @@ async def open_wire(client: redis.asyncio.Redis) -> Wire:
     """
     pool: Any = client.connection_pool
     connection: Any = pool.make_connection()
-    await connection.connect()
+    await connect(connection)
     wire = Wire(connection, connection.socket_timeout or COMMAND_TIMEOUT_S)
     wire._transport.set_protocol(wire)
     if wire._transport.is_closing():
