@@ -96,10 +96,13 @@ async def test_silent_hooks_count_where_hooks_are_bridged_and_what_there_was_is_
     api: MessagesApi, settings_of: Settings, client: Client
 ) -> None:
     api.when("sleep", tool_use("Bash", {"command": SLEEP}, say="Let me wait for it.", input_tokens=50))
-    async with open_worker(settings_of(WORKER_MODE="hooks", **QUICK)):
+    # Long enough for Claude Code to say by itself that the command still runs, which is no sign of life.
+    async with open_worker(settings_of(WORKER_MODE="hooks", **{**QUICK, "STUCK_AFTER": "5"})):
         client.submit("t1", "sleep on it", max_attempts=1)
         await until(client.has_result("t1"), 60)
     assert signals(client, "t1") == {"stream_silence", "hook_silence", "idle_cpu"}
+    silences = stuck_events(client, "t1")[0]["data"]["signals"]
+    assert abs(silences["stream_silence"]["seconds"] - silences["hook_silence"]["seconds"]) < 1.5
     assert stages(client, "t1") == ["noticed", "interrupted"]
     result = client.result("t1")
     assert result.status is TaskStatus.FAILED and result.error is not None

@@ -34,6 +34,8 @@ class BadOutput(CLIConnectionError):
 _PARTIAL: Final = b'{"type":"stream_event"'
 _CLOCKWORK: Final = frozenset(("tool_progress", "control_request", "control_response", "keep_alive"))
 """Messages that come by themselves (a running tool's every 30 s, though it hangs), or are about something else."""
+_FOREGROUND: Final = {"subtype": "task_started", "is_backgrounded": False}
+"""In the message that tells, by itself, of a shell command that has run for three seconds; it may hang."""
 _MAIN: Final = b'"parent_tool_use_id":null'
 """In a line of the conversation itself, not of a subagent's."""
 
@@ -63,9 +65,10 @@ class LeashedTransport(Transport):
             elif b'"type":"message_start"' in line:
                 self.answered_at = None
 
-    def _take_whole(self, sort: object) -> None:
-        """Take note of a message whose `type` is this."""
-        if sort not in _CLOCKWORK:
+    def _take_whole(self, message: dict[str, Any]) -> None:
+        """Take note of a message."""
+        sort = message.get("type")
+        if sort not in _CLOCKWORK and not (sort == "system" and message.items() >= _FOREGROUND.items()):
             self.heard_at = time.monotonic()
         if sort == "result":
             self.answered_at = None
@@ -105,11 +108,10 @@ class LeashedTransport(Transport):
                 message = json.loads(line)
             except ValueError as error:
                 raise BadOutput("garbage", f"the Claude process printed a broken line: {line[:60]!r}") from error
-            sort = message.get("type")
-            if sort == "stream_event":
+            if message.get("type") == "stream_event":
                 self._take_partial(line)
                 continue
-            self._take_whole(sort)
+            self._take_whole(message)
             yield message
 
     async def _lines(self) -> AsyncIterator[bytes]:
