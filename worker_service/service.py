@@ -449,7 +449,7 @@ async def open_worker(settings: WorkerSettings, agent: Agent | None = None) -> A
                 workings.start_soon(worker.desk.run_forever, name="control")
                 workings.start_soon(agent.serve_forever, name="agent")
                 if worker.asking is not None:
-                    workings.start_soon(worker.asking.tidy_forever, name="questions")
+                    workings.start_soon(worker.asking.forsaken.tidy_forever, name="questions")
                     workings.start_soon(worker.asking.write_ends_forever, name="ends of questions")
                 worker.start()
                 try:

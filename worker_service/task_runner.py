@@ -252,7 +252,7 @@ class TaskRunner:
             outcome.fail("interrupted", "The worker ended in the middle of the task, and its on_interrupt is fail.")
             return True
         if self._asking is not None and claim.attempt > 1:
-            await self._asking.withdraw_left_over(task.task_id)
+            await self._asking.forsaken.withdraw_of_task(task.task_id)
         timeout_s = task.timeout or self._settings.task_timeout_s
         try:
             try:

@@ -243,7 +243,7 @@ async def test_an_answer_to_a_dead_worker_holds_for_the_same_call_asked_anew_and
         question = asked(instance="marie-1")
         await scene.put(question)
         assert await scene.answer(question) is AnswerFate.COUNTS
-        await scene.asking.withdraw_left_over("t1")
+        await scene.asking.forsaken.withdraw_of_task("t1")
         ended = await scene.ended(question.question_id)
         assert ended.state is QuestionState.WITHDRAWN
         assert ended.reason is not None and "anna's answer holds" in ended.reason
@@ -264,7 +264,7 @@ async def test_what_a_dead_worker_asked_and_nobody_answered_is_asked_anew(server
     async with opened(server, instance="marie-2") as scene:
         question = asked(instance="marie-1")
         await scene.put(question)
-        await scene.asking.withdraw_forsaken()
+        await scene.asking.forsaken.withdraw_all()
         assert (await scene.ended(question.question_id)).reason == "the worker that asked has ended"
         assert await scene.answer(question) is AnswerFate.TOO_LATE
         same = scene.ask()

@@ -30,6 +30,7 @@ from agent_bus.questions import (
 from tests.waiting import async_wait_until as until
 from worker_service.agents.base import Run, StopCause, Verdict, Wish
 from worker_service.metrics import Metrics
+from worker_service.questions import forsaken
 from worker_service.questions.asking import Asking, AskingSettings
 from worker_service.questions.places import NoPlace
 from worker_service.settings import read_settings
@@ -290,10 +291,37 @@ async def test_what_the_dead_asked_is_withdrawn_and_what_the_living_ask_is_not()
     scene = Scene()
     await scene.place.put(asked(instance="dead"))
     await scene.place.put(asked(question_id="q-ffffffffffffffff", instance="marie-2"))
-    await scene.asking.withdraw_forsaken()
+    await scene.asking.forsaken.withdraw_all()
     assert scene.place.questions[ID].state is QuestionState.WITHDRAWN
     assert scene.place.questions["q-ffffffffffffffff"].is_open
     assert ID in scene.place.answers
+
+
+async def test_what_the_dead_asked_is_withdrawn_as_soon_as_the_place_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away(Memory):
+        away = True
+
+        async def forsaken(self) -> Sequence[Question]:
+            self.away, was_away = False, self.away
+            if was_away:
+                raise NoPlace("the disk is away")
+            return await super().forsaken()
+
+        async def of_task(self, task_id: str) -> Sequence[Question]:
+            raise NoPlace("the disk is away")
+
+    monkeypatch.setattr(forsaken, "_TIDY_AGAIN_S", 0.01)
+    scene = Scene()
+    place = Away()
+    scene.asking = Asking(AskingSettings(worker="marie", instance="marie-1"), place, Metrics("marie"))
+    await place.put(asked(instance="dead"))
+    tidying = asyncio.create_task(scene.asking.forsaken.tidy_forever())
+    await until(lambda: not place.questions[ID].is_open)
+    # Now it would look again in ten minutes; a task that is begun anew has it look at once.
+    await place.put(asked(instance="dead"))
+    await scene.asking.forsaken.withdraw_of_task("t1")
+    await until(lambda: not place.questions[ID].is_open)
+    tidying.cancel()
 
 
 async def test_how_long_the_oldest_waits_and_how_much_of_its_time_is_used() -> None:

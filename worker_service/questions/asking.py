@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import anyio
 
@@ -28,19 +27,15 @@ from agent_bus.questions import (
 )
 from worker_service.agents.base import Run, StopCause, Verdict, Wish
 from worker_service.metrics import Metrics
+from worker_service.questions.forsaken import A_FILE, NOBODY, Forsaken
 from worker_service.questions.places import QuestionPlace
 from worker_service.task_clock import TaskClock
 
 log = logging.getLogger(__name__)
 
-NOBODY: Final = "nobody"
-"""Who answered where it was the policy."""
-A_FILE: Final = "somebody"
-"""Who answered where the answer does not say."""
 _LONGEST_WAIT_S: Final = 30 * 86_400.0
 """What a task may last at most: nobody waits for longer, whatever the policy."""
 _CLOSE_S: Final = 5.0
-_TIDY_S: Final = 600.0
 _WRITE_AGAIN_S: Final = 0.5
 _WHY: Final = {
     StopCause.CANCEL: "the task was cancelled",
@@ -87,8 +82,8 @@ class Asking:
         self._metrics = metrics
         self.on_change = on_change
         self._open: dict[str, _Open] = {}
-        self._given: dict[tuple[str, str, str], Answer] = {}
-        """Answers to calls whose process died before it heard them, by task, tool and input."""
+        self.forsaken = Forsaken(place, metrics, worker=settings.worker)
+        """What others left."""
         self._unwritten: dict[str, Question] = {}
         """Ends that the place did not take, by question."""
         self._unwritten_came = asyncio.Event()
@@ -126,8 +121,7 @@ class Asking:
             if each.run is run:
                 each.abandoned = True
                 each.news.set()
-        for call in [call for call in self._given if call[0] == run.task.task_id]:
-            del self._given[call]
+        self.forsaken.drop(run.task.task_id)
 
     # -- one question
 
@@ -135,7 +129,7 @@ class Asking:
         """Put a question and return what came of it. The run's clock stands still meanwhile; never raises."""
         each = _Open(self._make(run, wish), run)
         question = each.question
-        each.given = self._given.pop(_call(question.task_id, wish.tool, wish.input), None)
+        each.given = self.forsaken.given(question.task_id, wish.tool, wish.input)
         began = time.monotonic()
         # It counts as open before anybody can see it: its run may end while it is being put there.
         self._register(each)
@@ -354,51 +348,6 @@ class Asking:
                         await self._place.put(question)
                         del self._unwritten[question_id]
 
-    # -- what others left
-
-    async def withdraw_left_over(self, task_id: str) -> None:
-        """Withdraw the open questions of a task that is begun anew: whoever asked them is gone."""
-        with suppress(BusError):
-            for question in await self._place.of_task(task_id):
-                await self._forget(question)
-
-    async def tidy_forever(self) -> None:
-        """Withdraw at the start, and from time to time, what dead instances left open; forget what is old."""
-        while True:
-            await self.withdraw_forsaken()
-            await anyio.sleep(_TIDY_S)
-
-    async def withdraw_forsaken(self) -> None:
-        """Withdraw the open questions of instances that are dead, and remove what ended long ago."""
-        with suppress(BusError):
-            for question in await self._place.forsaken():
-                await self._forget(question)
-            await self._place.prune()
-
-    async def _forget(self, question: Question) -> None:
-        why = "the worker that asked has ended"
-        with suppress(BusError):
-            nobody = Answer(decision=Decision.DENY, by=NOBODY, reason=why)
-            if await self._place.answer(question.question_id, nobody) is AnswerFate.TOO_LATE:
-                given = await self._place.answer_of(question.question_id)
-                if given is not None and given.by != NOBODY:
-                    why = f"{why}; {given.by or A_FILE}'s answer holds if it asks for the same again"
-                    self._given[_call(question.task_id, question.tool, question.input)] = given
-        ended = {"state": QuestionState.WITHDRAWN, "answered_at": utc_now(), "reason": why}
-        await self._place.put(question.model_copy(update=ended))
-        self._metrics.question_ends.labels(self._settings.worker, QuestionState.WITHDRAWN.value).inc()
-        log.info(
-            "a question of task %s is withdrawn: %s",
-            question.task_id,
-            why,
-            extra={"action": "question_ended", "task_id": question.task_id, "question_id": question.question_id},
-        )
-
 
 def _age_s(question: Question, now: datetime) -> float:
     return max(0.0, (now - question.asked_at).total_seconds())
-
-
-def _call(task_id: str, tool: str, given: dict[str, Any]) -> tuple[str, str, str]:
-    """Return what makes one call the same as another; one whose input was shown shortened is like no other."""
-    return task_id, tool, json.dumps(given, sort_keys=True, default=str)
