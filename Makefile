@@ -33,7 +33,7 @@ demo: $(VENV)/.run  ## the same for one task, then stop
 # workers use them.
 test:  ## run the checks and all tests
 	@$(MAKE) --no-print-directory --jobs=2 ready-to-test
-	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
+	@$(BIN)/python -m tests.run_suite --numprocesses=$(TEST_PROCESSES) --dist=worksteal $(PYTEST_ARGS)
 
 # What comes before the tests, side by side: mypy keeps one core busy.
 ready-to-test: lint $(CHECKS)/.made compiled-tests  ## install what the tests need, and run the checks
