@@ -69,17 +69,26 @@ class Reconciler:
         ]
 
     async def catch_up(self) -> None:
-        """Learn what happened while nobody listened; dispatches of which there is no trace are sent again."""
-        if unknown := await self._look_for(list(self._core.open.values())):
-            self._core.spawn(self._look_until_found(unknown), "find dispatches")
+        """Learn what happened while nobody listened; dispatches of which there is no trace are sent again, soon."""
+        lost: set[str] = set()
+        if unknown := await self._look_for(list(self._core.open.values()), lost):
+            self._core.spawn(self._look_until_found(unknown, lost), "find dispatches")
         await self._adopt_results()
 
-    async def _look_for(self, runs: list[OpenRun]) -> list[OpenRun]:
-        """Send again what is with nobody; returns the dispatches of which nothing can be found out now."""
+    async def _look_for(self, runs: list[OpenRun], lost: set[str]) -> list[OpenRun]:
+        """Send again what is with nobody, and was so the last time; returns the dispatches to look for once more.
+
+        A task on its way from one hand to the next may be seen in neither. Sent again it would be set aside as a
+        duplicate, if it has not been done twice.
+        """
         unknown: list[OpenRun] = []
         for run in runs:
             place = await self._find(run)
             if place is Place.UNKNOWN:
+                lost.discard(run.wire_id)
+                unknown.append(run)
+            elif place is Place.GONE and run.wire_id not in lost:
+                lost.add(run.wire_id)
                 unknown.append(run)
             elif place is Place.GONE:
                 log.warning(
@@ -90,14 +99,14 @@ class Reconciler:
                 await self._send_again(run)
         return unknown
 
-    async def _look_until_found(self, runs: list[OpenRun]) -> None:
+    async def _look_until_found(self, runs: list[OpenRun], lost: set[str]) -> None:
         """Look again until all is known: a Redis that is not connected yet knows nothing of what lies in it."""
         pause_s = _FIRST_PAUSE_S
         while runs:
             await anyio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             with suppress(LedgerUnavailable):
-                runs = await self._look_for([run for run in runs if run.wire_id in self._core.open])
+                runs = await self._look_for([run for run in runs if run.wire_id in self._core.open], lost)
 
     async def _find(self, run: OpenRun) -> Place:
         transport = self._transports.get(run.transport)

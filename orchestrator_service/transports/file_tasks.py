@@ -25,6 +25,8 @@ from orchestrator_service.transports.base import Place
 
 _MOST_BODY_BYTES: Final = 16 * 1024 * 1024
 _MOST_REASON_BYTES: Final = 1024 * 1024
+_MOST_LOOKS: Final = 10
+"""A busy worker's directories change all the time: what so many looks do not find is said to be gone."""
 
 
 class NotPlaced(BusError):
@@ -118,14 +120,18 @@ def locate(layout: WorkerLayout, task_id: str) -> Place:
     if any(True for _ in _released(layout, task_id)):
         return Place.WAITING
     # A claim that passes from a dead instance to a living one, while the directories are read one after the other, is
-    # seen in neither. It does so once: the second look finds it.
-    for _ in range(2):
+    # seen in neither: a look counts when none of them has changed meanwhile.
+    for look in range(_MOST_LOOKS):
+        before = _changes(layout)
         if _is_claimed(layout, task_id):
             return Place.TAKEN
         if any(True for _ in _released(layout, task_id)):
             return Place.WAITING
         if os.path.lexists(layout.result(task_id)) or answer_of_letter(layout, task_id) is not None:
             return Place.ENDED
+        # Two looks at least: the kernel's clock may stand still for as long as one takes.
+        if look > 0 and _changes(layout) == before:
+            break
     return Place.GONE
 
 
@@ -171,6 +177,16 @@ def _claims(layout: WorkerLayout) -> Iterator[tuple[str, str, ClaimName]]:
         for name in _names_in(folder):
             if (parsed := parse_claim_name(name)) is not None:
                 yield instance, f"{folder}/{name}", parsed
+
+
+def _changes(layout: WorkerLayout) -> dict[str, int]:
+    """Return when each directory that holds claims has last changed."""
+    changed: dict[str, int] = {}
+    folders = (layout.inflight / name for name in _names_in(layout.inflight))
+    for folder in (layout.inflight, layout.released, *folders):
+        with suppress(FileNotFoundError):
+            changed[str(folder)] = os.stat(folder).st_mtime_ns
+    return changed
 
 
 def _is_claimed(layout: WorkerLayout, task_id: str) -> bool:

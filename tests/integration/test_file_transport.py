@@ -174,6 +174,29 @@ async def test_a_claim_that_changes_hands_while_it_is_looked_for_is_found(
     assert await transport(shared).locate("marie", "1") is Place.TAKEN
 
 
+async def test_a_claim_that_changes_hands_with_each_look_is_found_when_it_rests(
+    shared: Path, layout: WorkerLayout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers that are killed one after the other, each as it has taken over what the last one held."""
+    put(layout.inflight / "marie-0" / "0~abc~task-1.trigger", b"{}")
+    read_names, handed_over = file_tasks._names_in, 0
+
+    def names_in(folder: Path) -> list[str]:
+        nonlocal handed_over
+        names = read_names(folder)
+        if Path(folder) == layout.inflight / f"marie-{handed_over}" and handed_over < 5:
+            heir = layout.inflight / f"marie-{handed_over + 1}"
+            heir.mkdir()
+            os.rename(folder / names[0], heir / names[0])
+            handed_over += 1
+            names = []
+        return names
+
+    monkeypatch.setattr(file_tasks, "_names_in", names_in)
+    assert await transport(shared).locate("marie", "1") is Place.TAKEN
+    assert handed_over == 5
+
+
 async def test_a_task_is_withdrawn_or_run_and_never_both(shared: Path, layout: WorkerLayout) -> None:
     withdrawn: set[str] = set()
     agent = ObedientAgent()

@@ -99,7 +99,7 @@ async def test_a_dispatch_of_which_nothing_can_be_found_out_is_looked_for_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await scene.submit(task_id="a", worker="anga")
-    places = [Place.UNKNOWN, Place.UNKNOWN, Place.GONE]
+    places = [Place.UNKNOWN, Place.GONE, Place.UNKNOWN, Place.GONE, Place.GONE]
 
     async def locate(worker: str, wire_id: str) -> Place:
         return places.pop(0)
@@ -109,6 +109,20 @@ async def test_a_dispatch_of_which_nothing_can_be_found_out_is_looked_for_again(
     await async_wait_until(lambda: len(scene.transport.sent) == 2, what="it is sent again")
     assert {dispatch.wire_id for dispatch in scene.transport.sent} == {"a"}
     assert places == []
+
+
+async def test_a_task_that_one_look_misses_is_not_sent_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    await scene.submit(task_id="a", worker="anga")
+    places = [Place.GONE, Place.TAKEN]
+
+    async def locate(worker: str, wire_id: str) -> Place:
+        return places.pop(0)
+
+    monkeypatch.setattr(scene.transport, "locate", locate)
+    await scene.service.reconciler.catch_up()
+    await async_wait_until(lambda: places == [], what="it is looked for again")
+    await scene.quiet()
+    assert [dispatch.wire_id for dispatch in scene.transport.sent] == ["a"]
 
 
 async def test_another_one_that_comes_takes_over_what_waits_at_one_that_is_down(scene: Scene) -> None:
