@@ -32,14 +32,21 @@ class Dispatcher:
         self._core = core
         self._transports = transports
         self._outbox: defaultdict[str, list[Dispatch]] = defaultdict(list)
+        self._unsent: set[str] = set()
+        """Wire ids of what has been decided and is not with its transport yet."""
         self._idle: dict[str, asyncio.Event] = {}
         """Set while nothing is on its way to a transport."""
         self._pauses: dict[str, float] = {}
         """How long workers are left alone to which nothing could be handed over, in seconds."""
         core.carry_out.append(self._carry_out)
 
+    def holds(self, wire_id: str) -> bool:
+        """Tell whether a dispatch is on its way to its transport: nobody else can know of it yet."""
+        return wire_id in self._unsent
+
     def _carry_out(self, effects: Effects) -> None:
         for dispatch in effects.dispatches:
+            self._unsent.add(dispatch.wire_id)
             self._outbox[dispatch.transport].append(dispatch)
             idle = self._idle.setdefault(dispatch.transport, _set_event())
             if idle.is_set():
@@ -62,6 +69,7 @@ class Dispatcher:
                     lost = {failure.dispatch.worker for failure in failures}
                     for worker in {dispatch.worker for dispatch in batch} - lost:
                         self._pauses.pop(worker, None)
+                self._unsent.difference_update(dispatch.wire_id for dispatch in batch)
                 if failures:
                     await self._put_back(failures)
         finally:

@@ -109,6 +109,8 @@ class Reconciler:
                 runs = await self._look_for([run for run in runs if run.wire_id in self._core.open], lost)
 
     async def _find(self, run: OpenRun) -> Place:
+        if self._dispatcher.holds(run.wire_id):
+            return Place.WAITING
         transport = self._transports.get(run.transport)
         if transport is None:
             return Place.UNKNOWN

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import anyio
 import pytest
 
 from agent_bus.messages import TaskStatus, WorkerStatus
 from orchestrator_service.errors import Conflict, NotKnown, OrderRefused
-from orchestrator_service.orders import RetryPolicy
+from orchestrator_service.orders import RetryPolicy, TaskOrder
 from orchestrator_service.settings import BudgetSettings
-from orchestrator_service.transports.base import Place
+from orchestrator_service.transports.base import Dispatch, Place, Undelivered
 from tests.integration.core_harness import ME, Scene, open_scene, team
 from tests.waiting import async_wait_until
 
@@ -123,6 +124,31 @@ async def test_a_task_that_one_look_misses_is_not_sent_again(scene: Scene, monke
     await async_wait_until(lambda: places == [], what="it is looked for again")
     await scene.quiet()
     assert [dispatch.wire_id for dispatch in scene.transport.sent] == ["a"]
+
+
+async def test_what_is_on_its_way_out_is_not_sent_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start may hear of results, and send what they made ready, before it looks for what it had sent."""
+    may_send = anyio.Event()
+    send = scene.transport.send
+
+    async def send_late(dispatches: Sequence[Dispatch]) -> list[Undelivered]:
+        await may_send.wait()
+        return await send(dispatches)
+
+    monkeypatch.setattr(scene.transport, "send", send_late)
+    await scene.desk.submit(TaskOrder(task_id="a", description="x", worker="anga"), ME)
+    await scene.service.reconciler.catch_up()
+    for _ in range(2):
+        await scene.service.reconciler.check()
+    may_send.set()
+    await async_wait_until(lambda: scene.transport.sent, what="it is sent")
+    await scene.quiet()
+    assert [dispatch.wire_id for dispatch in scene.transport.sent] == ["a"]
+    # Negative control: what was handed over and is gone is sent again.
+    scene.transport.waiting.clear()
+    for _ in range(2):
+        await scene.service.reconciler.check()
+    await async_wait_until(lambda: len(scene.transport.sent) == 2, what="it is sent again")
 
 
 async def test_another_one_that_comes_takes_over_what_waits_at_one_that_is_down(scene: Scene) -> None:
