@@ -147,8 +147,13 @@ def test_a_restart_of_the_orchestrator_forgets_no_question(
     with started.orchestrator(API_TOKENS=TOKENS).client() as http:
         wait_until(lambda: len(open_questions(http)) == 1, 60)
         assert open_questions(http)[0]["question_id"] == question["question_id"]
-        heard = http.get(f"/api/v1/questions/{other}", headers=token("read")).json()
-        assert (heard["state"], heard["reason"]) == ("denied", "no")
+
+        def heard() -> dict[str, Any]:
+            told: dict[str, Any] = http.get(f"/api/v1/questions/{other}", headers=token("read")).json()
+            return told
+
+        wait_until(lambda: heard().get("state") == "denied", 60)
+        assert heard()["reason"] == "no"
         done_by_api = http.post(f"/api/v1/questions/{question['question_id']}/approve", headers=token("approve"))
         assert done_by_api.status_code == 200, done_by_api.text
         wait_until(client.has_result("t1"), 60)
