@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tests.mounts import SmallDisk, mount_refusal
 # How long an example takes says something about the machine only.
 settings.register_profile("loaded machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded machine")
+
+# A script ignores these in what it starts with `&`, and what is ignored stays so in all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: files of other owners")
 

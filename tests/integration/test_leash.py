@@ -310,8 +310,13 @@ def test_the_environment_is_what_was_given(leash: Leash, environment: dict[str, 
     assert dict(entry.split("=", 1) for entry in said.split("\0") if entry) == environment
 
 
-def test_the_agent_starts_with_no_signal_blocked_or_ignored(leash: Leash) -> None:
-    said = leash("cat", "/proc/self/status").communicate(timeout=10)[0].decode()
+@pytest.mark.parametrize("ignored", [(), (signal.SIGINT, signal.SIGQUIT)], ids=["none", "as in the background"])
+def test_the_agent_starts_with_no_signal_blocked_or_ignored(leash: Leash, ignored: tuple[signal.Signals, ...]) -> None:
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    process = leash("cat", "/proc/self/status")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    said = process.communicate(timeout=10)[0].decode()
     masks = dict(line.split(":\t") for line in said.splitlines() if line.startswith(("SigBlk", "SigIgn")))
     # Signals 32 and 33 are the C library's own; whoever runs the tests may hand them down ignored.
     of_programs = (1 << 31) - 1

@@ -51,9 +51,10 @@ def _start(command: list[str]) -> int:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != leash:
             os._exit(1)
-        # Python ignores these two, and what is ignored stays so: `yes | head` would never end.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        # Python ignores the first two (`yes | head` would never end), and a script the others in what it starts with
+        # `&` (an interrupt would be none). What is ignored stays so.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         os.execvpe(command[0], command, _given_environment())
     except OSError as error:
