@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.chromium import Chromium, Window
+from tests.browser.chromium import DESKTOP, PHONE, Chromium, Window
 from tests.browser.team import Team, claude_environ, open_team
 from tests.standin.messages_api import MessagesApi, hang, rate_limited, reply, tool_use
 
@@ -36,9 +36,23 @@ def team(claude: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         yield team
 
 
+LOOKS = {
+    "desktop-light": (DESKTOP, "light"),
+    "desktop-dark": (DESKTOP, "dark"),
+    "phone-light": (PHONE, "light"),
+    "phone-dark": (PHONE, "dark"),
+}
+
+
+def seen_on(*names: str) -> pytest.MarkDecorator:
+    """Have a test look at the dashboard in each of these ways."""
+    return pytest.mark.parametrize("window", names, indirect=True)
+
+
 @pytest.fixture
-def window(chromium: Chromium, team: Team) -> Iterator[Window]:
-    with chromium.window(team.url) as window:
+def window(chromium: Chromium, team: Team, request: pytest.FixtureRequest) -> Iterator[Window]:
+    size, scheme = LOOKS[request.param]
+    with chromium.window(team.url, size=size, scheme=scheme) as window:
         yield window
 
 
@@ -47,21 +61,25 @@ def live(page: Page) -> Page:
     return page
 
 
-def test_a_task_is_handed_in_and_seen_at_work(window: Window, model: MessagesApi) -> None:
+@seen_on(*LOOKS)
+def test_a_task_is_handed_in_and_seen_at_work(
+    window: Window, model: MessagesApi, request: pytest.FixtureRequest
+) -> None:
+    title = f"Beans by {request.node.callspec.params['window']}"
     model.when(
-        "count the beans",
+        f"count the {title}",
         tool_use("Bash", {"command": "echo seventeen"}, say="Let me look."),
         hang(reply("# Beans\n\nThere are **17** beans.")),
     )
     model.hold_again()
     page = live(window.page("/"))
     page.get_by_role("button", name="New task").click()
-    page.get_by_label("What is to be done").fill("count the beans")
-    page.get_by_label("Title (optional)").fill("Beans")
+    page.get_by_label("What is to be done").fill(f"count the {title}")
+    page.get_by_label("Title (optional)").fill(title)
     page.get_by_label("For whom").select_option("worker:marie")
     page.get_by_label("Priority").select_option("75")
     page.get_by_role("button", name="Hand in").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Beans")
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
     transcript = page.get_by_role("log")
     expect(transcript).to_contain_text("Let me look.")
     expect(transcript).to_contain_text("echo seventeen")
@@ -74,9 +92,10 @@ def test_a_task_is_handed_in_and_seen_at_work(window: Window, model: MessagesApi
     expect(page.locator(".facts")).to_contain_text(re.compile(r"Cost\$0\.0\d+"))
     expect(page.locator(".timeline")).to_contain_text("begun")
     page.get_by_role("link", name="Tasks", exact=True).click()
-    expect(page.get_by_role("row").filter(has_text="Beans")).to_contain_text("completed")
+    expect(page.get_by_role("row").filter(has_text=title)).to_contain_text("completed")
 
 
+@seen_on("phone-dark")
 def test_a_task_is_cancelled_and_tried_again(window: Window, team: Team, model: MessagesApi) -> None:
     model.when("wait for spring", hang(reply("spring is here")))
     model.hold_again()
@@ -95,6 +114,7 @@ def test_a_task_is_cancelled_and_tried_again(window: Window, team: Team, model: 
     expect(page.locator(".prose")).to_contain_text("spring is here")
 
 
+@seen_on("desktop-dark")
 def test_a_worker_that_is_killed_is_seen_to_go_and_to_come_back(window: Window, team: Team) -> None:
     worker = team.worker("anga")
     page = live(window.page("/"))
@@ -109,6 +129,7 @@ def test_a_worker_that_is_killed_is_seen_to_go_and_to_come_back(window: Window, 
     expect(card.locator(".pill")).to_have_text("idle")
 
 
+@seen_on("phone-light")
 def test_a_worker_is_paused_and_resumed(window: Window, team: Team) -> None:
     card = live(window.page("/")).get_by_role("region", name="Worker marie")
     card.get_by_role("button", name="Pause").click()
@@ -118,6 +139,7 @@ def test_a_worker_is_paused_and_resumed(window: Window, team: Team) -> None:
     expect(card.locator(".pill")).to_have_text("idle")
 
 
+@seen_on("desktop-dark")
 def test_a_question_is_answered_on_the_page(
     window: Window, team: Team, model: MessagesApi, tmp_path: Path, chromium: Chromium
 ) -> None:
@@ -151,6 +173,7 @@ def test_a_question_is_answered_on_the_page(
     expect(page.locator("[data-question]").first).to_contain_text("it is needed")
 
 
+@seen_on("phone-light")
 def test_a_wait_for_a_limit_is_ended_by_its_button(window: Window, team: Team, model: MessagesApi) -> None:
     model.when("too much", rate_limited(retry_after_s=3600), reply("enough after all"), shared=True)
     page = live(window.page("/"))
@@ -164,6 +187,7 @@ def test_a_wait_for_a_limit_is_ended_by_its_button(window: Window, team: Team, m
     team.wait_for(task_id, "completed", 60)
 
 
+@seen_on("desktop-light")
 def test_the_tasks_of_a_goal_are_drawn_and_lead_to_their_pages(window: Window, team: Team, model: MessagesApi) -> None:
     model.when(
         "open a bakery",
