@@ -142,7 +142,10 @@ def test_a_team_saved_under_load_and_restored_loses_and_doubles_nothing(shared: 
         orchestrator = started.orchestrator(WORKERS=",".join(WORKERS), LEDGER_PATH=str(ledger))
         with orchestrator.client() as client:
             wait_until(lambda: ask(ledger, OPEN) == [(0,)], 90, "the end of every task")
-            wait_until(lambda: accepted[archive] <= set(results(new)), 60, "a result of each task")
+            try:
+                wait_until(lambda: accepted[archive] <= set(results(new)), 60, "a result of each task")
+            finally:
+                assert accepted[archive] - set(results(new)) == set()
             ended = utc_now()
             rules = wait_until(lambda: checked_after(client, ended), 20, "invariants that were checked after the end")
         assert [rule for rule in rules if not rule["holds"]] == []
