@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from agent_bus.commands import Command
 from agent_bus.layout import WorkerLayout, is_worker_name
@@ -23,6 +24,10 @@ from orchestrator_service.transports.slices import Slices
 from service_kit.findings import Finding
 
 log = logging.getLogger(__name__)
+
+
+_CLOCK_STEP_S: Final = 0.05
+"""The kernel's times of files go in steps, of up to 10 ms, behind those of a heartbeat."""
 
 
 class FileTransport:
@@ -137,7 +142,7 @@ class FileTransport:
         for beat in [] if self._news is None else self._news.living():
             for task_id in beat.current_tasks:
                 # What is older than the claim tells of the owner before this one. A task without one is in Redis.
-                if task_id in holders and beat.timestamp.timestamp() > taken_at[task_id]:
+                if task_id in holders and beat.timestamp.timestamp() > taken_at[task_id] + _CLOCK_STEP_S:
                     holders[task_id][f"{beat.worker}/{beat.instance}"] = None
         return {task_id: list(found) for task_id, found in holders.items()}
 

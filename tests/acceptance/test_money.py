@@ -219,7 +219,8 @@ async def test_what_a_conversation_cost_elsewhere_is_not_the_tasks(
     command = [str(cli), "-p", "--resume", session_id, "by hand"]
     await run_process(command, env=claude_environ, cwd=settings.workspace)
     transcript = find_transcript(claude_environ, session_id)
-    assert transcript is not None and carried_usd(transcript) == about(price)
+    # With what the first turn cost, where its process came to write that before it ended.
+    assert transcript is not None and carried_usd(transcript) > 0.9 * price
     async with open_worker(settings):
         client.submit("s3", "third", session="talk")
         await until(client.has_result("s3"), 60)

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -281,7 +282,8 @@ async def test_holders_are_told_once_and_older_heartbeats_say_nothing(shared: Pa
         await async_wait_until(lambda: len(ears.beats) == 2)
         assert (await files.running())["1"] == ["marie/marie-1"]
         # Another one that says so after the task was taken runs it as well.
-        write_heartbeat_file(layout, made_beat(instance="marie-2", current_tasks=["1"]))
+        later = utc_now() + timedelta(seconds=1)
+        write_heartbeat_file(layout, made_beat(instance="marie-2", current_tasks=["1"], timestamp=later))
         await async_wait_until(lambda: len(ears.beats) == 3)
         assert (await files.running())["1"] == ["marie/marie-1", "marie/marie-2"]
 
