@@ -65,15 +65,24 @@ class Dispatcher:
                     reason = f"there is no way {name!r} to the workers now"
                     failures = [Undelivered(dispatch=dispatch, reason=reason) for dispatch in batch]
                 else:
-                    failures = await transport.send(batch)
-                    lost = {failure.dispatch.worker for failure in failures}
-                    for worker in {dispatch.worker for dispatch in batch} - lost:
-                        self._pauses.pop(worker, None)
+                    failures = await self._hand_over(transport, batch)
                 self._unsent.difference_update(dispatch.wire_id for dispatch in batch)
                 if failures:
                     await self._put_back(failures)
         finally:
             self._idle[name].set()
+
+    async def _hand_over(self, transport: Transport, batch: list[Dispatch]) -> list[Undelivered]:
+        try:
+            failures = await transport.send(batch)
+        except Exception:
+            # Which of them arrived is not known; each is looked for with the next checks, and what follows is sent.
+            log.exception("%d task(s) may not be handed over", len(batch), extra={"action": "send_failed"})
+            return []
+        lost = {failure.dispatch.worker for failure in failures}
+        for worker in {dispatch.worker for dispatch in batch} - lost:
+            self._pauses.pop(worker, None)
+        return failures
 
     async def _put_back(self, failures: list[Undelivered]) -> None:
         log.warning(

@@ -7,6 +7,7 @@ found a race, in the product or in itself; that is told, and kept apart from wha
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -48,4 +49,6 @@ def _tell(message: str, tests: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Ctrl-C is for pytest, which ends what the tests have started; one that waits for it would kill it meanwhile.
+    signal.signal(signal.SIGINT, lambda *_: None)
     sys.exit(run_suite(sys.argv[1:]))

@@ -16,6 +16,7 @@ import anyio
 import redis.asyncio
 
 _Untyped: Any = redis.asyncio.Redis
+"""The library's client; its method has no type hints."""
 
 
 @contextmanager

@@ -151,6 +151,25 @@ async def test_what_is_on_its_way_out_is_not_sent_again(scene: Scene, monkeypatc
     await async_wait_until(lambda: len(scene.transport.sent) == 2, what="it is sent again")
 
 
+async def test_what_a_way_failed_to_take_is_found_missing_and_sent(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in a transport must not have its tasks count as being on their way for ever."""
+    send, faults = scene.transport.send, [RuntimeError("a fault")]
+
+    async def send_or_fail(dispatches: Sequence[Dispatch]) -> list[Undelivered]:
+        if faults:
+            raise faults.pop()
+        return await send(dispatches)
+
+    monkeypatch.setattr(scene.transport, "send", send_or_fail)
+    await scene.submit(task_id="a", worker="anga")
+    assert scene.transport.sent == []
+    for _ in range(2):
+        await scene.service.reconciler.check()
+    await async_wait_until(lambda: where(scene) == {"a": "anga"}, what="it is sent")
+
+
 async def test_another_one_that_comes_takes_over_what_waits_at_one_that_is_down(scene: Scene) -> None:
     await scene.submit(task_id="a", role="coder")
     await scene.wait(70)

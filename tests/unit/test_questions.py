@@ -297,6 +297,21 @@ async def test_what_the_dead_asked_is_withdrawn_and_what_the_living_ask_is_not()
     assert ID in scene.place.answers
 
 
+async def test_an_answer_that_two_come_upon_holds_once() -> None:
+    """At a start what the dead left is tidied while its task begins anew."""
+    scene = Scene()
+    question = asked(instance="dead", input={"command": "ls"})
+    await scene.place.put(question)
+    await scene.place.answer(ID, Answer(decision=Decision.ALLOW, by="anna"))
+    await scene.asking.forsaken.withdraw_of_task("t1")
+    assert scene.asking.forsaken.given("t1", "Bash", {"command": "ls"}) is not None
+    # The other one had read the question before that.
+    await scene.place.put(question)
+    await scene.asking.forsaken.withdraw_all()
+    assert scene.asking.forsaken.given("t1", "Bash", {"command": "ls"}) is None
+    assert scene.place.questions[ID].state is QuestionState.WITHDRAWN
+
+
 async def test_what_the_dead_asked_is_withdrawn_as_soon_as_the_place_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
     class Away(Memory):
         away = True

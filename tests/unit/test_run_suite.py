@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.harness import REPOSITORY
+from tests.waiting import wait_until
 
 FLAKY = """
 import pathlib
@@ -22,6 +25,21 @@ def test_flaky(number):
     assert was_there
 
 def test_good(): pass
+"""
+
+SLOW_TO_END = """
+import pathlib, time
+import pytest
+
+@pytest.fixture
+def server():
+    yield
+    time.sleep(1)
+    pathlib.Path("ended").touch()
+
+def test_slow(server):
+    pathlib.Path("begun").touch()
+    time.sleep(60)
 """
 
 
@@ -61,6 +79,21 @@ def test_what_is_broken_stays_so(tmp_path: Path, source: str, again: bool) -> No
     assert told.returncode != 0
     assert ("once more, alone" in told.stdout) is again
     assert "FLAKY" not in told.stdout
+
+
+def test_ctrl_c_lets_the_tests_end_what_they_have_started(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_it.py").write_text(SLOW_TO_END)
+    command = [sys.executable, "-m", "tests.run_suite", "-q", f"--rootdir={tmp_path}", "--numprocesses=0", "test_it.py"]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}
+    suite = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    wait_until((tmp_path / "begun").exists, 30)
+    os.killpg(suite.pid, signal.SIGINT)
+    said = suite.communicate(timeout=30)[0].decode()
+    assert suite.returncode == pytest.ExitCode.INTERRUPTED, said
+    assert (tmp_path / "ended").exists() and "once more" not in said and "subprocess" not in said
 
 
 def test_a_good_run_runs_once(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ A_FILE: Final = "somebody"
 """Who answered where the answer does not say."""
 _TIDY_S: Final = 600.0
 _TIDY_AGAIN_S: Final = 2.0
-"""After so long what could not be done is tried again, and then ever more rarely."""
+_LONGEST_AGAIN_S: Final = 30.0
+"""What could not be done is tried again after so long: at first, and when the place has been away for a while."""
 
 
 class Forsaken:
@@ -35,6 +36,8 @@ class Forsaken:
         self._worker = worker
         self._given: dict[tuple[str, str, str], Answer] = {}
         """Answers to calls whose process died before it heard them, by task, tool and input."""
+        self._kept_from: set[str] = set()
+        """Questions whose answers were kept: each holds once, though two may come upon its question."""
         self._wanted = asyncio.Event()
 
     def given(self, task_id: str, tool: str, tool_input: dict[str, Any]) -> Answer | None:
@@ -64,7 +67,7 @@ class Forsaken:
                     async with asyncio.timeout(_TIDY_S):
                         await self._wanted.wait()
             await asyncio.sleep(again_s)
-            again_s = min(2 * again_s, _TIDY_S)
+            again_s = min(2 * again_s, _LONGEST_AGAIN_S)
 
     async def withdraw_all(self) -> bool:
         """Withdraw the open questions of instances that are dead, and remove what ended long ago.
@@ -87,7 +90,7 @@ class Forsaken:
                 given = await self._place.answer_of(question.question_id)
                 if given is not None and given.by != NOBODY:
                     why = f"{why}; {given.by or A_FILE}'s answer holds if it asks for the same again"
-                    self._given[_call(question.task_id, question.tool, question.input)] = given
+                    self._keep(question, given)
             ended = {"state": QuestionState.WITHDRAWN, "answered_at": utc_now(), "reason": why}
             await self._place.put(question.model_copy(update=ended))
             self._metrics.question_ends.labels(self._worker, QuestionState.WITHDRAWN.value).inc()
@@ -97,6 +100,11 @@ class Forsaken:
                 why,
                 extra={"action": "question_ended", "task_id": question.task_id, "question_id": question.question_id},
             )
+
+    def _keep(self, question: Question, given: Answer) -> None:
+        if question.question_id not in self._kept_from:
+            self._kept_from.add(question.question_id)
+            self._given[_call(question.task_id, question.tool, question.input)] = given
 
 
 def _call(task_id: str, tool: str, tool_input: dict[str, Any]) -> tuple[str, str, str]:
